@@ -1,0 +1,1 @@
+"""Backends by role. `light` works on a CPU without downloads; the paper's own systems plug into the same protocols."""

@@ -1,0 +1,75 @@
+"""Puts a cut-out person into a place: camera, light, and the blend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..._random import generator
+from .cutout import Cutout
+from .places import MARGIN, PLACES, draw_place
+
+
+@dataclass(frozen=True)
+class Shot:
+    """How a clip is filmed. zoom: of the person about the middle of the lower edge; pan: travelled over the clip, as
+    a share of the width; flip: mirror the person; brightness: factor; warmth: share added to red, taken from blue."""
+
+    zoom: float
+    dx: float
+    pan: float
+    flip: bool
+    brightness: float
+    warmth: float
+
+    @classmethod
+    def random(cls, seed: int) -> Shot:
+        rng = generator("shot", seed)
+        return cls(
+            zoom=float(rng.uniform(0.9, 1.2)),
+            dx=float(rng.uniform(-0.05, 0.05)),
+            pan=float(rng.uniform(-0.06, 0.06)),
+            flip=bool(rng.random() < 0.5),
+            brightness=float(rng.uniform(0.87, 1.12)),
+            warmth=float(rng.uniform(-0.05, 0.05)),
+        )
+
+
+def place_kind(prompt: str, seed: int) -> str:
+    """The kind of place that `prompt` names, or one drawn from the seed when it names none."""
+    return prompt if prompt in PLACES else list(PLACES)[int(generator("kind", seed).integers(len(PLACES)))]
+
+
+def compose(cutout: Cutout, prompt: str, seed: int) -> np.ndarray:
+    """The person of `cutout` in a new place -> frames (T, H, W, 3) uint8."""
+    from PIL import Image
+
+    T, H, W = cutout.alpha.shape
+    shot = Shot.random(seed)
+    place = draw_place(place_kind(prompt, seed), H, W, seed)
+    table = _light_table(shot)
+    frames = []
+    for t in range(T):
+        when = t / max(1, T - 1) - 0.5
+        left = round((MARGIN + 0.5 * shot.pan * when) * W)
+        top = round(MARGIN * H)
+        ground = Image.fromarray(place[top : top + H, left : left + W])
+        shift = (shot.dx + shot.pan * when) * W
+        sign = -1.0 if shot.flip else 1.0
+        # Output pixel (x, y) shows input ((x - W/2 - shift) * sign / zoom + W/2, (y - H) / zoom + H).
+        scale = 1 / shot.zoom
+        matrix = (sign * scale, 0.0, W / 2 - sign * scale * (W / 2 + shift), 0.0, scale, H - scale * H)
+        options = {"size": (W, H), "method": Image.Transform.AFFINE, "data": matrix}
+        options["resample"] = Image.Resampling.BILINEAR
+        person = Image.fromarray(cutout.rgb[t]).transform(**options)
+        matte = Image.fromarray(cutout.alpha[t]).transform(**options)
+        ground.paste(person, mask=matte)
+        frames.append(np.asarray(ground.point(table)))
+    return np.stack(frames)
+
+
+def _light_table(shot: Shot) -> list[int]:
+    levels = np.arange(256) * shot.brightness
+    gains = (1 + shot.warmth, 1.0, 1 - shot.warmth)
+    return [int(v) for gain in gains for v in (levels * gain + 0.5).clip(0, 255)]

@@ -1,0 +1,55 @@
+"""Role FaceEmbedder without learnt weights: shape (HOG) and colours of the cut-out head.
+
+Weak on photographs: it tells looks apart, not people. Its thresholds are its own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...engine import Rejected
+from ...protocols import Person
+from .cutout import check_area, head_geometry, matte_bytes
+from .colour import rgb_to_lab
+
+SIDE = 64  # pixels of the normalised head
+GRID = 8  # colour cells per side
+FRAMES = 3  # frames that are averaged
+
+
+class HeadEmbedder:
+    """Heads are cropped by the matte, scaled to SIDE, put on grey, averaged with their mirror image."""
+
+    id = "head-hog@1"
+    licences = ("Apache-2.0",)
+    same = 0.97
+    different = 0.55
+
+    def embed(self, person: Person) -> np.ndarray:
+        """-> (D,) float32 of length 1. Raises engine.Rejected when no person stands out."""
+        index = np.unique(np.linspace(0, len(person.frames) - 1, FRAMES).round().astype(int))
+        frames = person.frames[index]
+        alpha = matte_bytes(frames) if person.alpha is None else person.alpha[index]
+        check_area(alpha)
+        parts = [_describe(f, a, *g) for f, a, *g in zip(frames, alpha, *head_geometry(alpha), strict=True)]
+        vector = np.mean(parts, axis=0)
+        return (vector / max(float(np.linalg.norm(vector)), 1e-9)).astype(np.float32)
+
+
+def _describe(frame: np.ndarray, alpha: np.ndarray, top: float, neck: float, centre: float, width: float):
+    from PIL import Image
+    from skimage.feature import hog
+
+    half = max(4.0, 0.62 * width, 0.5 * (neck - top))
+    box = (round(centre - half), round(top), round(centre + half), round(max(neck, top + 8)))
+    mask = np.asarray(Image.fromarray(alpha).crop(box).resize((SIDE, SIDE)), np.float32)[..., None] / 255
+    head = np.asarray(Image.fromarray(frame).crop(box).resize((SIDE, SIDE)), np.float32)
+    head = (mask * head + (1 - mask) * 128).astype(np.uint8)
+    grey = head.astype(np.float32).mean(-1) / 255
+    shape = sum(
+        hog(g, orientations=8, pixels_per_cell=(8, 8), cells_per_block=(2, 2)) for g in (grey, grey[:, ::-1])
+    )
+    lab = rgb_to_lab(head) - np.float32([53.6, 0, 0])
+    cells = lab.reshape(GRID, SIDE // GRID, GRID, SIDE // GRID, 3).mean((1, 3))
+    colours = (cells + cells[:, ::-1]).ravel()
+    return np.concatenate([shape / max(np.linalg.norm(shape), 1e-9), colours / max(np.linalg.norm(colours), 1e-9)])

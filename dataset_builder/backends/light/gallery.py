@@ -1,0 +1,79 @@
+"""Roles FaceGallery and NegativeRetriever: a folder of pictures and videos of other people."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ....errors import PVChatError
+from ...engine import Rejected, hash_file
+from ...protocols import FaceEmbedder, Match
+
+VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+class FolderGallery:
+    """Every picture or video in the folder (and below) is one person.
+
+    embed: file -> embedding, or raises engine.Rejected / PVChatError for a file without a usable person; such files
+    are listed in `skipped` with the reason.
+    """
+
+    id = "folder@1"
+    licences = ("user",)
+
+    def __init__(self, folder: str | Path, embedder: FaceEmbedder, embed: Callable[[Path, str], np.ndarray]):
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise PVChatError(f"The gallery {self.folder} is not a folder; pass a folder of pictures or videos of others.")
+        self.files = list_gallery(self.folder)
+        if not self.files:
+            raise PVChatError(f"The gallery {self.folder} has no pictures or videos ({', '.join(IMAGES + VIDEOS)}).")
+        self.embedder = embedder
+        self.skipped: dict[Path, str] = {}
+        self._embed = embed
+        self._vectors: dict[str, tuple[Path, np.ndarray]] | None = None
+
+    def _people(self) -> dict[str, tuple[Path, np.ndarray]]:
+        """sha256 -> (file, embedding), without copies of a file and without unusable files."""
+        if self._vectors is None:
+            self._vectors = {}
+            for path in self.files:
+                sha256 = hash_file(path)
+                if sha256 in self._vectors:
+                    continue
+                try:
+                    self._vectors[sha256] = path, self._embed(path, sha256)
+                except (Rejected, PVChatError) as error:
+                    self.skipped[path] = str(error)
+        return self._vectors
+
+    def similarity(self, embedding: np.ndarray) -> list[Match]:
+        """Everybody, most alike first."""
+        matches = [Match(path, sha, float(vector @ embedding)) for sha, (path, vector) in self._people().items()]
+        return sorted(matches, key=lambda m: (-m.similarity, m.sha256))
+
+    def search(self, embedding: np.ndarray, k: int) -> list[Match]:
+        """The k people most alike the embedding, without those so alike that they are the same person."""
+        return [m for m in self.similarity(embedding) if m.similarity < self.embedder.same][:k]
+
+    def sample(self, n: int, seed: int, exclude: Sequence[str] = ()) -> list[Match]:
+        """Up to n people in random order, without those excluded by sha256."""
+        people = sorted((sha, path) for sha, (path, _) in self._people().items() if sha not in set(exclude))
+        random.Random(seed).shuffle(people)
+        return [Match(path, sha) for sha, path in people[:n]]
+
+
+def list_gallery(folder: Path) -> list[Path]:
+    """All pictures and videos below the folder, sorted by path; hidden files and folders are left out."""
+    return sorted(
+        p
+        for p in folder.rglob("*")
+        if p.suffix.lower() in VIDEOS + IMAGES
+        and p.is_file()
+        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
+    )

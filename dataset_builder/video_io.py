@@ -1,0 +1,124 @@
+"""Reading and writing mp4 files with PyAV. Frames are uint8 arrays (T, H, W, 3), RGB.
+
+Files are written as h264, yuv420p, with fixed settings on one thread and no dates, so that the same frames give the
+same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import PVChatError
+
+MIN_FRAMES = 2  # below that nothing moves, and a video is a picture
+_ADVICE = "Pass a video file such as an mp4 with at least 2 frames."
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """Size in pixels (after rotation), frames per second, and the number of frames that decode."""
+
+    width: int
+    height: int
+    fps: float
+    num_frames: int
+
+
+def _decode(path: Path) -> Iterator[tuple[np.ndarray, float]]:
+    """Yields (frame (H, W, 3), fps) for every frame; raises PVChatError when the file is not a whole video."""
+    import av
+
+    if not path.exists():
+        raise PVChatError(f"The video {path} does not exist. {_ADVICE}")
+    if not path.is_file():
+        raise PVChatError(f"{path} is a folder, not a video. {_ADVICE}")
+    if path.stat().st_size == 0:
+        raise PVChatError(f"The video {path} is empty (0 bytes). {_ADVICE}")
+    try:
+        container = av.open(str(path))
+    except (av.error.FFmpegError, ValueError, OSError) as error:
+        raise PVChatError(f"{path} cannot be opened as a video (damaged, cut off, or another format). {_ADVICE}") from error
+    with container:
+        if not container.streams.video:
+            raise PVChatError(f"{path} has no video stream (audio only?). {_ADVICE}")
+        stream = container.streams.video[0]
+        fps = float(stream.average_rate or stream.guessed_rate or 0) or 25.0
+        packets = 0
+        try:
+            for packet in container.demux(stream):
+                packets += packet.size > 0
+                if packet.is_corrupt:
+                    raise PVChatError(f"{path} is damaged or cut off at frame {packets}. {_ADVICE}")
+                for frame in packet.decode():
+                    image = frame.to_ndarray(format="rgb24")
+                    turns = round(getattr(frame, "rotation", 0) / 90) % 4
+                    yield (np.ascontiguousarray(np.rot90(image, turns)) if turns else image), fps
+        except av.error.FFmpegError as error:
+            raise PVChatError(f"{path} is damaged or cut off: decoding fails after {packets} frames. {_ADVICE}") from error
+
+
+def probe_video(path: str | Path) -> VideoInfo:
+    """Counts the frames by decoding them all.
+
+    Raises PVChatError (one line) for a missing, empty, truncated, audio-only, zero-frame or one-frame file.
+    """
+    path = Path(path)
+    count, shape, fps = 0, (0, 0), 0.0
+    for frame, rate in _decode(path):
+        count, shape, fps = count + 1, frame.shape[:2], rate
+    if count == 0:
+        raise PVChatError(f"{path} has no frames (zero-length video). {_ADVICE}")
+    if count < MIN_FRAMES:
+        raise PVChatError(f"{path} has 1 frame; a video needs at least {MIN_FRAMES}. {_ADVICE}")
+    return VideoInfo(width=shape[1], height=shape[0], fps=fps, num_frames=count)
+
+
+def read_video(
+    path: str | Path, max_side: int | None = None, max_frames: int | None = None
+) -> tuple[np.ndarray, float]:
+    """Returns frames (T, H, W, 3) uint8 and fps.
+
+    max_side: larger frames are reduced to this many pixels on the longer side; sizes become even.
+    max_frames: longer videos are sampled evenly, and fps is lowered so that the duration stays.
+    Raises PVChatError as `probe_video` does.
+    """
+    path = Path(path)
+    info = probe_video(path)
+    wanted = range(info.num_frames)
+    if max_frames is not None and info.num_frames > max_frames:
+        wanted = np.linspace(0, info.num_frames - 1, max_frames).round().astype(int)
+    chosen = set(int(i) for i in wanted)
+    frames = [_resize(f, max_side) for i, (f, _) in enumerate(_decode(path)) if i in chosen]
+    return np.stack(frames), info.fps * len(frames) / info.num_frames
+
+
+def _resize(frame: np.ndarray, max_side: int | None) -> np.ndarray:
+    from PIL import Image
+
+    height, width = frame.shape[:2]
+    scale = min(1.0, max_side / max(height, width)) if max_side else 1.0
+    size = max(2, round(width * scale / 2) * 2), max(2, round(height * scale / 2) * 2)
+    if size == (width, height):
+        return frame
+    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS))
+
+
+def write_video(path: str | Path, frames: np.ndarray, fps: float) -> None:
+    """Writes frames (T, H, W, 3) uint8 with even H and W. The same input gives the same bytes."""
+    import av
+
+    height, width = frames.shape[1:3]
+    with av.open(str(path), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.thread_count = 1
+        stream.flags |= av.codec.context.Flags.bitexact
+        stream.options = {"crf": "16", "preset": "veryfast", "threads": "1", "tune": "fastdecode"}
+        for image in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
+        container.mux(stream.encode(None))

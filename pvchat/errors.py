@@ -1,0 +1,9 @@
+"""Errors that are the user's to fix. The command line prints them as one line and exits with code 1."""
+
+
+class PVChatError(ValueError):
+    """A mistake of the user: the message says what was given, what is allowed and what to do, in one line."""
+
+
+class MissingBackendError(PVChatError):
+    """A backend is not available here; the message carries the pip line or names the alternative."""

@@ -1,0 +1,1 @@
+"""Training: the two stages, their batches, losses and adapters."""

@@ -76,7 +76,9 @@ def read_manifest(root: Path) -> dict[str, Any]:
     """Raises PVChatError when there is no dataset of this version."""
     path = root / "dataset.json"
     if not path.is_file():
-        raise PVChatError(f"{root} is not a dataset folder: it has no dataset.json. Pass a folder made by pvchat build.")
+        raise PVChatError(
+            f"{root} is not a dataset folder: it has no dataset.json. Pass a folder made by pvchat build."
+        )
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         version = manifest["format_version"]
@@ -121,7 +123,9 @@ def _qa_problems(subject: str, row: VideoRow, qa: QARow) -> list[str]:
     if qa.category == "existence":
         says = qa.answer.split(",")[0].split(" ")[0].strip(".").lower()
         if says != ("yes" if row.subject_present else "no"):
-            problems.append(f"answers {qa.answer!r} but the subject is {'present' if row.subject_present else 'absent'}")
+            problems.append(
+                f"answers {qa.answer!r} but the subject is {'present' if row.subject_present else 'absent'}"
+            )
     for field, text in (("question", qa.question), ("answer", qa.answer)):
         if not text.strip():
             problems.append(f"empty {field}")
@@ -207,7 +211,9 @@ def load_local(folder: str | Path) -> LocalDataset:
             videos.append(VideoRow(**data, path=root / "clips" / f"{data['video_id']}.mp4"))
     missing = [v.path.name for v in videos if not v.path.is_file()]
     if missing:
-        raise PVChatError(f"The dataset {root} lacks {len(missing)} clip(s), for example {missing[0]}; build it again.")
+        raise PVChatError(
+            f"The dataset {root} lacks {len(missing)} clip(s), for example {missing[0]}; build it again."
+        )
     return LocalDataset(manifest["subject"], manifest, videos, root)
 
 
@@ -238,7 +244,13 @@ def _arrow(kind: Any):
         return pa.list_(_arrow(kind[0]))
     if isinstance(kind, dict):
         return pa.struct([(name, _arrow(k)) for name, k in kind.items()])
-    return {"bool": pa.bool_(), "string": pa.string(), "int32": pa.int32(), "int64": pa.int64(), "float64": pa.float64()}[kind]
+    return {
+        "bool": pa.bool_(),
+        "string": pa.string(),
+        "int32": pa.int32(),
+        "int64": pa.int64(),
+        "float64": pa.float64(),
+    }[kind]
 
 
 def _feature(kind: Any) -> Any:
@@ -302,8 +314,8 @@ def _readme(subject: str, manifest: dict[str, Any], splits: list[str]) -> str:
     lines += [f"| {s} | {counts[s]['videos']} | {counts[s]['positives']} | {counts[s]['qa']} |" for s in splits]
     lines += [
         "",
-        "Config `qa` has one row per question, config `videos` one row per clip with the mp4 bytes, the provenance and "
-        "the questions; `video_id` joins them. Clips marked `synthetic` were made by software.",
+        "Config `qa` has one row per question, config `videos` one row per clip with the mp4 bytes, the provenance "
+        "and the questions; `video_id` joins them. Clips marked `synthetic` were made by software.",
         "",
         "Do not use or publish these data beyond the consent of the person shown.",
         "",

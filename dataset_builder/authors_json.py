@@ -21,7 +21,9 @@ from .records import STILL_CATEGORIES, QARow, VideoRow
 
 TEMPLATE_NAME = "<sks>"
 _APPEARANCE = re.compile(r"\b(wear\w*|cloth\w*|dress\w*|outfit|attire|appearance|look like|looks|garment\w*)\b", re.I)
-_LOCATION = re.compile(r"\b(where|location|located|place\w*|setting|background|position\w*|environment|surround\w*)\b", re.I)
+_LOCATION = re.compile(
+    r"\b(where|location|located|place\w*|setting|background|position\w*|environment|surround\w*)\b", re.I
+)
 
 
 def read_authors_json(path: str | Path) -> LocalDataset:
@@ -107,9 +109,7 @@ def write_authors_json(dataset: LocalDataset, path: str | Path, split: str = "tr
         }
         if row.synthetic and row.parent_ids:
             defaults["ori_video_name"] = row.parent_ids[0]
-        pairs = [
-            {"question": q.question, "answer": q.answer, "is_special": q.category == "existence"} for q in row.qa
-        ]
+        pairs = [{"question": q.question, "answer": q.answer, "is_special": q.category == "existence"} for q in row.qa]
         item = {
             **defaults,
             **row.extra,

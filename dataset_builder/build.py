@@ -21,7 +21,15 @@ from typing import Any
 import numpy as np
 
 from ..errors import MissingBackendError, PVChatError
-from .assemble import BUILD_FOLDER, FORMAT_VERSION, LocalDataset, assemble_dataset, check_output, load_local, read_manifest
+from .assemble import (
+    BUILD_FOLDER,
+    FORMAT_VERSION,
+    LocalDataset,
+    assemble_dataset,
+    check_output,
+    load_local,
+    read_manifest,
+)
 from .engine import Artefact, Engine, Progress, Rejected, Stage, derive_seed, hash_file, hash_text
 from .people import MAX_FRAMES, STILL_FRAMES, People, Source
 from .protocols import Backends, Generated, Match, Person, QAWriter
@@ -30,10 +38,11 @@ from .questions.bank import fill
 from .recipe import NEGATIVE_ORIGINS, POSITIVE_ORIGINS, Questions, Recipe, RecipeRow
 from .records import CATEGORIES, QA, Clip, QARow, Reject, SubjectSpec, VideoRow
 from .refine import RuleRefiner
-from .video_io import probe_video, write_video
+from .video_io import probe_video, read_video, write_video
 
 BUILDER_VERSION = 1
 ATTEMPTS = 3  # seeds that are tried before a clip is given up
+VERIFIED_FRAMES = 2  # frames of a clip that are compared with the reference
 MIN_KEPT = 0.5  # share of a recipe's positives, and of its negatives, that must survive
 DESCRIPTIVE = CATEGORIES[1:]
 
@@ -115,7 +124,9 @@ def build_dataset(
         "consent_id": hash_text(consent.to_json())[:16],
         "fictional": consent.fictional,
         "recipe": recipe.to_json(),
-        "backends": {role: getattr(backends, role).id for role in ("embedder", "quality", "scene", "portrait", "animate")},
+        "backends": {
+            role: getattr(backends, role).id for role in ("embedder", "quality", "scene", "portrait", "animate")
+        },
         "writer": writer.id if writer is not None else None,
         "seed": seed,
         "stages": engine.table(),
@@ -213,7 +224,8 @@ class _Build:
             self.embedding = self.people.embedding(self.reference)
         except Rejected as rejected:
             raise PVChatError(
-                f"{self.spec.reference} cannot be the reference: {rejected}. Use a clip with one person near the centre."
+                f"{self.spec.reference} cannot be the reference: {rejected}. "
+                f"Use a clip with one person near the centre."
             ) from rejected
         self.engine.expect("verify", self.recipe.num_clips)
         clips: list[Clip] = []
@@ -335,7 +347,9 @@ class _Build:
         for path, reason in sorted(folder.skipped.items()):
             self.engine.drop("gallery", path.name, reason)
         if len(alike) < 2:
-            raise PVChatError(f"The gallery {folder.folder} has {len(alike)} usable other people; at least 2 are needed.")
+            raise PVChatError(
+                f"The gallery {folder.folder} has {len(alike)} usable other people; at least 2 are needed."
+            )
         people: dict[str, list[Match]] = {}
         by_origin = {row.origin: row for row in rows}
         hard = by_origin.get("hard_negative")
@@ -408,11 +422,7 @@ class _Build:
         embedder = self.backends.embedder
 
         def make(target: Path) -> dict:
-            from .video_io import read_video
-
-            frames, fps = read_video(art.path)
-            middle = frames[np.linspace(0, len(frames) - 1, 2).round().astype(int)]
-            score = float(embedder.embed(Person(middle, fps)) @ self.embedding)
+            score = float(embedder.embed(Person(*read_video(art.path, max_frames=VERIFIED_FRAMES))) @ self.embedding)
             if present and score < embedder.different:
                 raise Rejected(f"does not look like the subject (similarity below {embedder.different})")
             if not present and score >= embedder.same:
@@ -427,7 +437,16 @@ class _Build:
         if isinstance(outcome, Reject):
             return None
         return self._clip(
-            art, origin, index, present, (parent,), backend, seed, synthetic, outcome.meta["score"], art.meta.get("truth")
+            art,
+            origin,
+            index,
+            present,
+            (parent,),
+            backend,
+            seed,
+            synthetic,
+            outcome.meta["score"],
+            art.meta.get("truth"),
         )
 
     def _clip(

@@ -44,7 +44,9 @@ class People:
         sha256 = hash_file(path)
 
         def make(target: Path) -> dict:
-            frames, fps = read_picture(path) if path.suffix.lower() in IMAGES else read_video(path, MAX_SIDE, MAX_FRAMES)
+            frames, fps = (
+                read_picture(path) if path.suffix.lower() in IMAGES else read_video(path, MAX_SIDE, MAX_FRAMES)
+            )
             write_video(target, frames, fps)
             return {"fps": fps, "num_frames": len(frames), "height": frames.shape[1], "width": frames.shape[2]}
 
@@ -98,9 +100,7 @@ class People:
             return {"best": best}
 
         params = {"frames": len(person.frames)}
-        outcome = self.engine.run(
-            stage, make, item=source.clip.path.name, params=params, inputs=[source.clip.sha256]
-        )
+        outcome = self.engine.run(stage, make, item=source.clip.path.name, params=params, inputs=[source.clip.sha256])
         if isinstance(outcome, Reject):
             raise Rejected(outcome.reason)
         return outcome.meta["best"]

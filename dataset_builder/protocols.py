@@ -72,7 +72,7 @@ class Generated:
 
 @dataclass(frozen=True)
 class Match:
-    """A gallery person: where they come from, the file's sha256, and the similarity to the query (None = not asked)."""
+    """A gallery person: the file they come from, its sha256, and the similarity to the query (None = not asked)."""
 
     path: Path
     sha256: str

@@ -96,7 +96,9 @@ class Recipe:
         have = {row.origin for row in self.rows}
         missing = sorted(set(origins) - have)
         if missing:
-            raise PVChatError(f"Recipe {self.name!r} has no row {', '.join(missing)}; it has {', '.join(sorted(have))}.")
+            raise PVChatError(
+                f"Recipe {self.name!r} has no row {', '.join(missing)}; it has {', '.join(sorted(have))}."
+            )
         rows = tuple(row for row in self.rows if row.origin not in origins)
         return dataclasses.replace(self, name=f"{self.name}-without-{'-'.join(sorted(origins))}", rows=rows)
 

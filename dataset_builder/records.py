@@ -36,10 +36,10 @@ def normalise_name(name: str) -> str:
     if not _NAME.fullmatch(inner) or len(inner) > 40:
         raise PVChatError(
             f"The name {name!r} cannot be used: a name starts with a letter and has up to 40 letters, digits, spaces, "
-            f"dots, hyphens or apostrophes. Pass for example --name \"<Nz>\"."
+            f'dots, hyphens or apostrophes. Pass for example --name "<Nz>".'
         )
     if f"<{inner.lower()}>" in RESERVED_NAMES:
-        raise PVChatError(f"The name {name!r} is reserved for the placeholder; choose another, for example \"<Nz>\".")
+        raise PVChatError(f'The name {name!r} is reserved for the placeholder; choose another, for example "<Nz>".')
     return f"<{inner}>"
 
 
@@ -250,6 +250,4 @@ class VideoRow(_Json):
         object.__setattr__(self, "path", Path(self.path))
         object.__setattr__(self, "parent_ids", tuple(self.parent_ids))
         object.__setattr__(self, "licences", tuple(self.licences))
-        object.__setattr__(
-            self, "qa", tuple(QARow.from_json(q) if isinstance(q, dict) else q for q in self.qa)
-        )
+        object.__setattr__(self, "qa", tuple(QARow.from_json(q) if isinstance(q, dict) else q for q in self.qa))

@@ -19,11 +19,16 @@ NOUNS = {
 PRONOUNS = {"he": "he", "she": "she", "they": "any"}
 _NOUN = "|".join(NOUNS)
 _DESCRIBED = r"(?:(?!other\b|another\b|second\b)[a-z-]+ ){0,2}?"
-_GENERIC = re.compile(rf"(?:(?P<article>the|a|an|this|that) {_DESCRIBED}(?P<noun>{_NOUN})|(?P<pronoun>he|she|they))\b", re.I)
+_GENERIC = re.compile(
+    rf"(?:(?P<article>the|a|an|this|that) {_DESCRIBED}(?P<noun>{_NOUN})|(?P<pronoun>he|she|they))\b", re.I
+)
 _THERE = re.compile(rf"there is (?:a|an|one) {_DESCRIBED}(?P<noun>{_NOUN})(?: (?:who|that) is)? (?P<rest>\w+)", re.I)
-_JOINED = re.compile(r"(?P<glue>(?:,|;)? (?:and|while|as|but|where|because)|;) (?P<word>he|she|they|the (?:" + _NOUN + r"))\b", re.I)
+_JOINED = re.compile(
+    r"(?P<glue>(?:,|;)? (?:and|while|as|but|where|because)|;) (?P<word>he|she|they|the (?:" + _NOUN + r"))\b", re.I
+)
 _OTHERS = re.compile(
-    rf"\b(?:another|others?|someone else|somebody else|people|two|three|several|a second|(?:a|an) (?:[a-z-]+ )?(?:{_NOUN}|group|crowd))\b",
+    r"\b(?:another|others?|someone else|somebody else|people|two|three|several|a second"
+    rf"|(?:a|an) (?:[a-z-]+ )?(?:{_NOUN}|group|crowd))\b",
     re.I,
 )
 
@@ -68,7 +73,7 @@ def _start(sentence: str, name: str, gender: str | None, alone: bool) -> tuple[s
         rest = there["rest"]
         verb = f"is {rest}" if rest.endswith("ing") or rest in ("in", "on", "at", "with", "near") else None
         if verb is not None:
-            return f"{name} {verb}{sentence[there.end():]}", NOUNS[there["noun"].lower()]
+            return f"{name} {verb}{sentence[there.end() :]}", NOUNS[there["noun"].lower()]
     match = _GENERIC.match(sentence)
     if match is None:
         return _possessive(sentence, name, gender, alone)
@@ -93,7 +98,7 @@ def _possessive(sentence: str, name: str, gender: str | None, alone: bool) -> tu
     kind = {"his": "he", "her": "she", "their": "any"}[match[1].lower()]
     if gender is not None and "any" not in (kind, gender) and kind != gender:
         return sentence, None
-    return f"{name}'s {sentence[match.end():]}", kind
+    return f"{name}'s {sentence[match.end() :]}", kind
 
 
 def _join(sentence: str, name: str, gender: str) -> str:

@@ -10,10 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import PVChatError
+
+if TYPE_CHECKING:
+    import av
 
 MIN_FRAMES = 2  # below that nothing moves, and a video is a picture
 _ADVICE = "Pass a video file such as an mp4 with at least 2 frames."
@@ -29,8 +33,8 @@ class VideoInfo:
     num_frames: int
 
 
-def _decode(path: Path) -> Iterator[tuple[np.ndarray, float]]:
-    """Yields (frame (H, W, 3), fps) for every frame; raises PVChatError when the file is not a whole video."""
+def _decode(path: Path) -> Iterator[tuple[av.VideoFrame, float]]:
+    """Yields (frame, fps) for every frame; raises PVChatError when the file is not a whole video."""
     import av
 
     if not path.exists():
@@ -42,7 +46,9 @@ def _decode(path: Path) -> Iterator[tuple[np.ndarray, float]]:
     try:
         container = av.open(str(path))
     except (av.error.FFmpegError, ValueError, OSError) as error:
-        raise PVChatError(f"{path} cannot be opened as a video (damaged, cut off, or another format). {_ADVICE}") from error
+        raise PVChatError(
+            f"{path} cannot be opened as a video (damaged, cut off, or another format). {_ADVICE}"
+        ) from error
     with container:
         if not container.streams.video:
             raise PVChatError(f"{path} has no video stream (audio only?). {_ADVICE}")
@@ -55,11 +61,29 @@ def _decode(path: Path) -> Iterator[tuple[np.ndarray, float]]:
                 if packet.is_corrupt:
                     raise PVChatError(f"{path} is damaged or cut off at frame {packets}. {_ADVICE}")
                 for frame in packet.decode():
-                    image = frame.to_ndarray(format="rgb24")
-                    turns = round(getattr(frame, "rotation", 0) / 90) % 4
-                    yield (np.ascontiguousarray(np.rot90(image, turns)) if turns else image), fps
+                    yield frame, fps
         except av.error.FFmpegError as error:
-            raise PVChatError(f"{path} is damaged or cut off: decoding fails after {packets} frames. {_ADVICE}") from error
+            raise PVChatError(
+                f"{path} is damaged or cut off: decoding fails after {packets} frames. {_ADVICE}"
+            ) from error
+
+
+def _turns(frame: av.VideoFrame) -> int:
+    """Quarter turns to the left that put a frame of a turned camera upright."""
+    return round(getattr(frame, "rotation", 0) / 90) % 4
+
+
+def _pixels(frame: av.VideoFrame, max_side: int | None) -> np.ndarray:
+    """(H, W, 3) uint8, upright, at most `max_side` pixels on the longer side, even sizes."""
+    from PIL import Image
+
+    image = np.rot90(frame.to_ndarray(format="rgb24"), _turns(frame))
+    height, width = image.shape[:2]
+    scale = min(1.0, max_side / max(height, width)) if max_side else 1.0
+    size = max(2, round(width * scale / 2) * 2), max(2, round(height * scale / 2) * 2)
+    if size == (width, height):
+        return np.ascontiguousarray(image)
+    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize(size, Image.Resampling.LANCZOS))
 
 
 def probe_video(path: str | Path) -> VideoInfo:
@@ -70,7 +94,8 @@ def probe_video(path: str | Path) -> VideoInfo:
     path = Path(path)
     count, shape, fps = 0, (0, 0), 0.0
     for frame, rate in _decode(path):
-        count, shape, fps = count + 1, frame.shape[:2], rate
+        count, fps = count + 1, rate
+        shape = (frame.width, frame.height) if _turns(frame) % 2 else (frame.height, frame.width)
     if count == 0:
         raise PVChatError(f"{path} has no frames (zero-length video). {_ADVICE}")
     if count < MIN_FRAMES:
@@ -93,19 +118,8 @@ def read_video(
     if max_frames is not None and info.num_frames > max_frames:
         wanted = np.linspace(0, info.num_frames - 1, max_frames).round().astype(int)
     chosen = set(int(i) for i in wanted)
-    frames = [_resize(f, max_side) for i, (f, _) in enumerate(_decode(path)) if i in chosen]
+    frames = [_pixels(f, max_side) for i, (f, _) in enumerate(_decode(path)) if i in chosen]
     return np.stack(frames), info.fps * len(frames) / info.num_frames
-
-
-def _resize(frame: np.ndarray, max_side: int | None) -> np.ndarray:
-    from PIL import Image
-
-    height, width = frame.shape[:2]
-    scale = min(1.0, max_side / max(height, width)) if max_side else 1.0
-    size = max(2, round(width * scale / 2) * 2), max(2, round(height * scale / 2) * 2)
-    if size == (width, height):
-        return frame
-    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS))
 
 
 def write_video(path: str | Path, frames: np.ndarray, fps: float) -> None:
@@ -118,7 +132,7 @@ def write_video(path: str | Path, frames: np.ndarray, fps: float) -> None:
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.thread_count = 1
         stream.flags |= av.codec.context.Flags.bitexact
-        stream.options = {"crf": "16", "preset": "veryfast", "threads": "1", "tune": "fastdecode"}
+        stream.options = {"crf": "16", "preset": "superfast", "threads": "1", "tune": "fastdecode"}
         for image in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
         container.mux(stream.encode(None))

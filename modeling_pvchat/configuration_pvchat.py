@@ -147,7 +147,8 @@ class PVChatQFormerConfig(PreTrainedConfig):
             )
         if self.routing != "none" and not 0 < self.num_active_heads <= self.num_routed_heads:
             raise ValueError(
-                f"num_active_heads must be 1 to num_routed_heads = {self.num_routed_heads}, got {self.num_active_heads}."
+                f"num_active_heads must be 1 to num_routed_heads = {self.num_routed_heads}, "
+                f"got {self.num_active_heads}."
             )
 
     def has_cross_attention(self, layer: int) -> bool:

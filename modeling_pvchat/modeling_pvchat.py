@@ -92,9 +92,7 @@ class PVChatModel(PVChatPreTrainedModel):
         super().__init__(config)
         hidden = config.qformer_config.hidden_size
         self.vision_tower = PVChatVisionModel._from_config(config.vision_config)
-        self.vision_layernorm = nn.LayerNorm(
-            config.vision_config.hidden_size, eps=config.vision_config.layer_norm_eps
-        )
+        self.vision_layernorm = nn.LayerNorm(config.vision_config.hidden_size, eps=config.vision_config.layer_norm_eps)
         self.query_tokens = nn.Embedding(config.num_query_tokens, hidden)
         self.extra_query_tokens = nn.Embedding(config.num_extra_query_tokens, hidden)
         self.subject_tokens = nn.Embedding(config.num_subject_tokens, hidden)
@@ -174,7 +172,9 @@ class PVChatModel(PVChatPreTrainedModel):
                 vision_hidden_states.flatten(0, 1).to(self.dtype), start=vision_layers_done
             ).reshape(shape)
         videos, tiles = vision_hidden_states.shape[:2]
-        encoder_states = self.vision_layernorm(vision_hidden_states.flatten(0, 1).to(self.vision_layernorm.weight.dtype))
+        encoder_states = self.vision_layernorm(
+            vision_hidden_states.flatten(0, 1).to(self.vision_layernorm.weight.dtype)
+        )
         outputs = self.qformer(
             self.query_embeds(videos * tiles),
             encoder_states,
@@ -231,7 +231,8 @@ class PVChatModel(PVChatPreTrainedModel):
             attention_mask: (B, L) of 0 and 1, or a prepared (B, 1, L, L) mask.
 
         Raises:
-            ValueError: both or neither of `input_ids` and `inputs_embeds`, or a placeholder mismatch.
+            ValueError: both or neither of `input_ids` and `inputs_embeds`, a placeholder mismatch, or no video at all
+                for the placeholders.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give input_ids or inputs_embeds, one of the two.")
@@ -253,6 +254,8 @@ class PVChatModel(PVChatPreTrainedModel):
             video_embeds = features.pooler_output.to(inputs_embeds.device, inputs_embeds.dtype)
             mask = self.get_placeholder_mask(input_ids, inputs_embeds, video_embeds)
             inputs_embeds = inputs_embeds.masked_scatter(mask, video_embeds)
+        elif input_ids is not None and not decoding and (input_ids == self.config.video_token_id).any():
+            raise ValueError("The prompt has <video> placeholders but no video was given.")
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,

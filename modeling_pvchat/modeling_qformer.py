@@ -58,14 +58,26 @@ class PVChatQFormerOutput(ModelOutput):
     hidden_states: tuple[torch.Tensor, ...] | None = None
 
 
+class PVChatRouterLinear(nn.Linear):
+    """A Linear with a start value of its own, see `init_router_weights`.
+
+    It is a class because transformers initialises code from outside its own package module by module, and passes over
+    those without parameters: a start value set by the parent would never be used.
+    """
+
+    def __init__(self, config: PVChatQFormerConfig, out_features: int, bias: bool):
+        super().__init__(config.hidden_size, out_features, bias=bias)
+        self.config = config
+
+
 class PVChatHeadRouter(nn.Module):
     """Scores the routed heads and balances them against the shared ones, token by token."""
 
     def __init__(self, config: PVChatQFormerConfig):
         super().__init__()
         self.config = config
-        self.router = nn.Linear(config.hidden_size, config.num_routed_heads)
-        self.alpha = nn.Linear(config.hidden_size, 2, bias=False)
+        self.router = PVChatRouterLinear(config, config.num_routed_heads, bias=True)
+        self.alpha = PVChatRouterLinear(config, 2, bias=False)
 
     def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(B, T, D) -> head scales (B, T, N), router logits (B, T, R), alpha logits (B, T, 2)"""
@@ -325,16 +337,15 @@ class PVChatQFormerModel(PreTrainedModel):
 
 def init_router_weights(module: nn.Module):
     """Start of a fresh router: identity keeps the pretrained heads, reference is the authors' declared start."""
-    if not isinstance(module, PVChatHeadRouter):
+    if not isinstance(module, PVChatRouterLinear):
         return
-    if module.config.routing_init == "identity":
-        init.zeros_(module.router.weight)
-        init.ones_(module.router.bias)
-        init.zeros_(module.alpha.weight)
+    identity = module.config.routing_init == "identity"
+    if identity:
+        init.zeros_(module.weight)
     else:
-        init.normal_(module.router.weight, std=module.config.initializer_range)
-        init.zeros_(module.router.bias)
-        init.normal_(module.alpha.weight, std=module.config.initializer_range)
+        init.normal_(module.weight, std=module.config.initializer_range)
+    if module.bias is not None:
+        init.constant_(module.bias, 1.0 if identity else 0.0)
 
 
 def insert_routers(
@@ -373,7 +384,7 @@ def insert_routers(
             if block is not None and config.is_routed(index):
                 router = PVChatHeadRouter(config).to(device=reference.device, dtype=reference.dtype)
                 with torch.no_grad():
-                    init_router_weights(router)
+                    router.apply(init_router_weights)
                 block.attention.head_router = router
     return qformer
 

@@ -109,14 +109,10 @@ def reference_module_loss(
     rate = (gates > 0).float().mean()
     sparsity = 1.0 - float(rate)
     low, high = REFERENCE_COEFFICIENT_RANGE
-    state.coefficient = min(
-        max(next_spr_coefficient(state.coefficient, target_sparsity, sparsity, gain), low), high
-    )
+    state.coefficient = min(max(next_spr_coefficient(state.coefficient, target_sparsity, sparsity, gain), low), high)
     spr = reference_spr_loss(gates)
     silent = float(rate) < 1e-4
-    state.hae_weight = (
-        min(1.2 * state.hae_weight, REFERENCE_HAE_WEIGHT_MAX) if silent else REFERENCE_HAE_WEIGHT_START
-    )
+    state.hae_weight = min(1.2 * state.hae_weight, REFERENCE_HAE_WEIGHT_MAX) if silent else REFERENCE_HAE_WEIGHT_START
     # The exponent in float64 and the power in float32: the order that gives the authors' numbers to the bit.
     hae = (torch.exp(rate.new_tensor(2.0 * (sparsity - target_sparsity))) - 1.0).clamp(min=0.0)
     return ReferenceSparsity(state.coefficient * spr + state.hae_weight * hae, spr, hae, rate)

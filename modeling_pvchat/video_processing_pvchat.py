@@ -159,6 +159,8 @@ def _open(path: str) -> Iterator[tuple[av.container.InputContainer, av.VideoStre
         streams = [stream for stream in container.streams.video if not stream.disposition & cover]
         if not streams:
             raise ValueError(f"{path} has no video stream (sound only?). {ADVICE}")
+        if streams[0].codec_context is None:
+            raise ValueError(f"{path} uses a codec that cannot be decoded here. Convert it to h264 first.")
         if "matroska" in container.format.name and _matroska_is_cut(path):
             raise ValueError(f"{path} is cut off: the file is shorter than its header says. {ADVICE}")
         yield container, streams[0]
@@ -172,11 +174,13 @@ def _matroska_is_cut(path: str) -> bool:
     """
     with open(path, "rb") as file:
         head = file.read(4096)
-    start = head.find(MATROSKA_SEGMENT) + len(MATROSKA_SEGMENT)
-    width = 9 - head[start].bit_length()
-    size = int.from_bytes(head[start : start + width], "big") - (1 << 7 * width)
+    before, found, after = head.partition(MATROSKA_SEGMENT)
+    if not found or not after:
+        return True
+    width = 9 - after[0].bit_length()
+    size = int.from_bytes(after[:width], "big") - (1 << 7 * width)
     unknown = (1 << 7 * width) - 1
-    return size != unknown and os.path.getsize(path) < start + width + size
+    return size != unknown and os.path.getsize(path) < len(before) + len(found) + width + size
 
 
 # -- pixels -----------------------------------------------------------------------------------------------------------

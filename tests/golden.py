@@ -364,7 +364,9 @@ def full_model(case: Case, state_dict: dict[str, torch.Tensor], unused_id: int) 
 
 def check_full(case: Case):
     """Forward, losses and gradients with LoRA merged and unmerged, an instruction for the Q-Former, generation."""
-    rank, alpha = (case.config.get("lora", {}).get(key, default) for key, default in (("r", 16), ("alpha", 32)))
+    stated = case.config.get("model_config", {}).get("llm", {})
+    lora = {"r": stated.get("lora_r", 16), "alpha": stated.get("lora_alpha", 32), **case.config.get("lora", {})}
+    rank, alpha = lora["r"], lora["alpha"]
     slots = case.inputs["video_idx"]
     ids = case.inputs["input_ids"].long()
     generated = [tensor for key, tensor in case.outputs.items() if key.startswith("gen.")]
@@ -402,16 +404,15 @@ def check_full(case: Case):
 def check_instruction(case: Case, model: PVChatForConditionalGeneration, batch: dict, labels: torch.Tensor):
     """The Q-Former reads an instruction per tile.
 
-    The routing that the files keep under `instr.` has the size of this pass only if it was recorded here; the shared
-    ones were recorded in generation (first sample, no text, one pass per generated sequence) and are compared as such.
+    What the shared files keep of routing under `instr.` was recorded in the generation that followed (first sample,
+    queries without text, one pass per generated sequence): gates without rows for text are compared as such.
     """
     text = {f"qformer_{key}": value for key, value in text_inputs(case, "instr").items()}
     outputs = model(**batch, **text, labels=labels)
     config = model.config.qformer_config
-    recorded = [key for key in case.outputs if re.fullmatch(r"instr\.layer\d+\.\w+\.gates", key)]
-    tiles = batch["pixel_values_videos"].shape[1]
-    of_generation = bool(recorded) and len(case.outputs[recorded[0]]) == tiles != len(text["qformer_input_ids"])
-    sparsity = SparsityStates(case, config).advance(case, "instr" if not of_generation else "", outputs)
+    recorded = [tensor for key, tensor in case.outputs.items() if re.fullmatch(r"instr\.layer\d+\.self\.gates", key)]
+    of_generation = bool(recorded) and recorded[0].shape[1] == model.config.tokens_per_tile
+    sparsity = SparsityStates(case, config).advance(case, "" if of_generation else "instr", outputs)
     if of_generation:
         states = SparsityStates(case, config)
         features = model.get_video_features(batch["pixel_values_videos"][:1])

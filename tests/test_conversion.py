@@ -170,6 +170,7 @@ def test_low_precision_weights_are_merged_in_float32_and_keep_their_dtype(author
     assert all(torch.equal(tensor, again[name].bfloat16()) for name, tensor in merged.items())
 
 
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`")
 def test_peft_runs_the_split_lora_like_the_merged_weights(routed, authors):
     peft = pytest.importorskip("peft")
     torch.manual_seed(0)

@@ -291,6 +291,9 @@ def bad_file(kind: str, folder: Path, noisy: Path) -> Path:
         cover = folder / "cover.png"
         Image.fromarray(noise(1)[0]).save(cover)
         write_sound(path, "libmp3lame", "fltp", cover)
+    elif kind == "unknown_codec.avi":
+        data = write(folder / "known.avi", numbered_frames(2), "mpeg4").read_bytes()
+        path.write_bytes(data.replace(b"FMP4", b"ZZZZ"))
     elif kind == "no_frames.avi":
         with av.open(str(path), "w") as container:
             stream = container.add_stream("mpeg4", rate=10)
@@ -312,6 +315,7 @@ BAD_FILES = {
     "cut.webm": "is cut off",
     "sound.mp4": "no video stream",
     "song_with_cover.mp3": "no video stream",
+    "unknown_codec.avi": "codec that cannot be decoded",
     "no_frames.avi": "has a video stream without frames",
 }
 

@@ -14,7 +14,7 @@ from .cast import (
     cast,
     family,
 )
-from .render import render_clip, render_frame, render_matte, render_video, write_video
+from .render import is_drawn, render_clip, render_frame, render_matte, render_video, write_video
 from .truth import (
     ATTRIBUTE_VALUES,
     QAItem,
@@ -30,6 +30,14 @@ from .truth import (
     open_question,
     scene_claim_question,
     vocabulary_corpus,
+)
+from .world import (
+    oracle_source,
+    reference_scene,
+    write_gallery,
+    write_population,
+    write_reference,
+    write_test_clips,
 )
 
 __all__ = [
@@ -54,6 +62,9 @@ __all__ = [
     "description",
     "family",
     "general_questions",
+    "is_drawn",
+    "oracle_source",
+    "reference_scene",
     "identity_question",
     "location",
     "open_question",
@@ -63,5 +74,9 @@ __all__ = [
     "render_video",
     "scene_claim_question",
     "vocabulary_corpus",
+    "write_gallery",
+    "write_population",
+    "write_reference",
+    "write_test_clips",
     "write_video",
 ]

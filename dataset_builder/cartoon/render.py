@@ -841,6 +841,18 @@ def render_matte(identity: Identity, scene: Scene, t: float, size: int) -> np.nd
     return np.abs(covered[1] - covered[0]).max(axis=2) < 128
 
 
+CAST_MARK = "pvchat cartoon cast: a drawn person"
+
+
+def is_drawn(path: str | os.PathLike[str]) -> bool:
+    """Whether a video file carries this world's mark, so that its person is fictional and can give no consent."""
+    try:
+        with av.open(str(path)) as container:
+            return container.metadata.get("comment") == CAST_MARK
+    except (av.error.FFmpegError, OSError):
+        return False
+
+
 def write_video(path: str | os.PathLike[str], frames: np.ndarray | Sequence[np.ndarray], fps: float) -> None:
     """Writes uint8 RGB frames (T, H, W, 3) with even sides as H.264, yuv420p; the file appears whole or not at all."""
     path = Path(path)
@@ -854,6 +866,7 @@ def write_video(path: str | os.PathLike[str], frames: np.ndarray | Sequence[np.n
 
 def _encode(path: Path, frames: np.ndarray | Sequence[np.ndarray], fps: float) -> None:
     with av.open(str(path), "w", format="mp4") as container:
+        container.metadata["comment"] = CAST_MARK
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "yuv420p"

@@ -13,8 +13,8 @@ from functools import cache
 from pathlib import Path
 
 from ...errors import PVChatError
-from ..records import CATEGORIES, QA
 from ..recipe import Questions
+from ..records import CATEGORIES, QA
 
 SLOT = "{name}"
 

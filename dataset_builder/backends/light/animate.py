@@ -15,7 +15,7 @@ from .compose import compose, place_kind
 from .cutout import Cutout, cut_out, recolour
 
 NUM_FRAMES = 16
-CELL = 16  # pixels between the points of the warping grid
+CELL = 32  # pixels between the points of the warping grid
 
 
 class WarpAnimator:
@@ -61,8 +61,9 @@ def warp(cutout: Cutout, curve: np.ndarray) -> Cutout:
     y, x = np.meshgrid(gy.astype(float), gx.astype(float), indexing="ij")
     follow = 1 / (1 + np.exp((y - neck + 0.05 * head) / (0.08 * head)))
     lower = np.exp(-(((y - (neck - 0.25 * head)) / (0.22 * head)) ** 2))
-    rgb, alpha = Image.fromarray(cutout.rgb[0]), Image.fromarray(cutout.alpha[0])
-    frames, mattes = [], []
+    picture = Image.fromarray(cutout.rgb[0])
+    picture.putalpha(Image.fromarray(cutout.alpha[0]))
+    frames = []
     for shift_x, shift_y, tilt, stretch in curve:
         # Where each output grid point looks in the input: the inverse of the pose.
         dx, dy = x - centre - shift_x * head, y - neck - shift_y * head
@@ -82,10 +83,8 @@ def warp(cutout: Cutout, curve: np.ndarray) -> Cutout:
             for i in range(len(gy) - 1)
             for j in range(len(gx) - 1)
         ]
-        options = {"size": (W, H), "method": Image.Transform.MESH, "data": mesh}
-        options["resample"] = Image.Resampling.BILINEAR
-        frames.append(np.asarray(rgb.transform(**options)))
-        mattes.append(np.asarray(alpha.transform(**options)))
-    T = len(curve)
+        moved = picture.transform((W, H), Image.Transform.MESH, mesh, resample=Image.Resampling.BILINEAR)
+        frames.append(np.asarray(moved))
+    pixels, T = np.stack(frames), len(curve)
     spread = {f: np.repeat(getattr(cutout, f), T) for f in ("top", "neck", "centre", "width")}
-    return replace(cutout, rgb=np.stack(frames), alpha=np.stack(mattes), best=0, **spread)
+    return replace(cutout, rgb=pixels[..., :3].copy(), alpha=pixels[..., 3].copy(), best=0, **spread)

@@ -9,9 +9,9 @@ _TO_XYZ = np.array(
 )
 _FROM_XYZ = np.linalg.inv(_TO_XYZ.astype(np.float64)).astype(np.float32)
 _WHITE = np.array([0.95047, 1.0, 1.08883], np.float32)
-_LINEAR = np.where(
-    (_S := np.arange(256) / 255) > 0.04045, ((_S + 0.055) / 1.055) ** 2.4, _S / 12.92
-).astype(np.float32)
+_LINEAR = np.where((_S := np.arange(256) / 255) > 0.04045, ((_S + 0.055) / 1.055) ** 2.4, _S / 12.92).astype(
+    np.float32
+)
 
 
 def rgb_to_lab(rgb: np.ndarray) -> np.ndarray:

@@ -169,7 +169,11 @@ def _colour_table(cutout: Cutout, seed: int) -> np.ndarray | None:
     neck = cutout.neck[frames].reshape(-1, 1, 1)
     aside = np.abs(x - cutout.centre[frames].reshape(-1, 1, 1))
     head = solid & (y < neck - 0.03 * H) & (aside < 0.6 * cutout.width[frames].reshape(-1, 1, 1))
-    face = head & (aside < 0.3 * cutout.width[frames].reshape(-1, 1, 1)) & (y > 0.5 * (neck + cutout.top[frames].reshape(-1, 1, 1)))
+    face = (
+        head
+        & (aside < 0.3 * cutout.width[frames].reshape(-1, 1, 1))
+        & (y > 0.5 * (neck + cutout.top[frames].reshape(-1, 1, 1)))
+    )
     torso = solid & (y > neck + 0.03 * H)
     if head.sum() < 50 or torso.sum() < 50:
         return None

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...engine import Rejected
 from ...protocols import Person
-from .cutout import check_area, head_geometry, matte_bytes
 from .colour import rgb_to_lab
+from .cutout import check_area, head_geometry, matte_bytes
 
 SIDE = 64  # pixels of the normalised head
 GRID = 8  # colour cells per side
@@ -46,9 +45,7 @@ def _describe(frame: np.ndarray, alpha: np.ndarray, top: float, neck: float, cen
     head = np.asarray(Image.fromarray(frame).crop(box).resize((SIDE, SIDE)), np.float32)
     head = (mask * head + (1 - mask) * 128).astype(np.uint8)
     grey = head.astype(np.float32).mean(-1) / 255
-    shape = sum(
-        hog(g, orientations=8, pixels_per_cell=(8, 8), cells_per_block=(2, 2)) for g in (grey, grey[:, ::-1])
-    )
+    shape = sum(hog(g, orientations=8, pixels_per_cell=(8, 8), cells_per_block=(2, 2)) for g in (grey, grey[:, ::-1]))
     lab = rgb_to_lab(head) - np.float32([53.6, 0, 0])
     cells = lab.reshape(GRID, SIDE // GRID, GRID, SIDE // GRID, 3).mean((1, 3))
     colours = (cells + cells[:, ::-1]).ravel()

@@ -29,7 +29,9 @@ class FolderGallery:
     def __init__(self, folder: str | Path, embedder: FaceEmbedder, embed: Callable[[Path, str], np.ndarray]):
         self.folder = Path(folder)
         if not self.folder.is_dir():
-            raise PVChatError(f"The gallery {self.folder} is not a folder; pass a folder of pictures or videos of others.")
+            raise PVChatError(
+                f"The gallery {self.folder} is not a folder; pass a folder of pictures or videos of others."
+            )
         self.files = list_gallery(self.folder)
         if not self.files:
             raise PVChatError(f"The gallery {self.folder} has no pictures or videos ({', '.join(IMAGES + VIDEOS)}).")

@@ -32,7 +32,9 @@ def draw_place(kind: str, height: int, width: int, seed: int) -> np.ndarray:
 
 
 def _hsv(hue: float, saturation: float, value: float) -> tuple[int, int, int]:
-    return tuple(round(255 * c) for c in colorsys.hsv_to_rgb(hue % 1, min(1, max(0, saturation)), min(1, max(0, value))))
+    return tuple(
+        round(255 * c) for c in colorsys.hsv_to_rgb(hue % 1, min(1, max(0, saturation)), min(1, max(0, value)))
+    )
 
 
 def _any(rng: np.random.Generator, low: float = 0.3, high: float = 0.95, most: float = 0.8) -> tuple[int, int, int]:
@@ -71,7 +73,9 @@ def _meadow(canvas: Canvas) -> None:
     _gradient(canvas, horizon, h, near, _shade(near, rng.uniform(0.6, 1.1)))
     for _ in range(rng.integers(2, 9)):
         x, y, r = rng.uniform(0, w), rng.uniform(0.25, 0.6) * h, rng.uniform(0.05, 0.15) * w
-        draw.rectangle([x - r * 0.15, y, x + r * 0.15, horizon + 0.1 * h], fill=_hsv(0.07, 0.5, rng.uniform(0.2, 0.45)))
+        draw.rectangle(
+            [x - r * 0.15, y, x + r * 0.15, horizon + 0.1 * h], fill=_hsv(0.07, 0.5, rng.uniform(0.2, 0.45))
+        )
         leaf = _hsv(green + rng.uniform(-0.06, 0.06), 0.7, rng.uniform(0.25, 0.65))
         for _ in range(4):
             dx, dy = rng.uniform(-0.5, 0.5, 2) * r
@@ -97,11 +101,16 @@ def _peaks(canvas: Canvas) -> None:
     draw, w, h, rng = canvas
     _sky(canvas, int(h * 0.75))
     for layer in range(rng.integers(2, 4)):
-        base, tint = int(h * (0.6 + 0.1 * layer)), _hsv(rng.uniform(0.5, 0.75), rng.uniform(0.1, 0.4), 0.45 + 0.12 * layer)
+        base, tint = (
+            int(h * (0.6 + 0.1 * layer)),
+            _hsv(rng.uniform(0.5, 0.75), rng.uniform(0.1, 0.4), 0.45 + 0.12 * layer),
+        )
         x = -0.2 * w
         while x < w:
             width, top = rng.uniform(0.25, 0.6) * w, base - rng.uniform(0.15, 0.5) * h
-            draw.polygon([(x, base), (x + width / 2, top), (x + width, base)], fill=_shade(tint, rng.uniform(0.85, 1.1)))
+            draw.polygon(
+                [(x, base), (x + width / 2, top), (x + width, base)], fill=_shade(tint, rng.uniform(0.85, 1.1))
+            )
             x += width * rng.uniform(0.4, 0.8)
         draw.rectangle([0, base, w, h], fill=tint)
     ground = _hsv(rng.uniform(0.2, 0.65), rng.uniform(0.02, 0.3), rng.uniform(0.6, 1.0))
@@ -144,9 +153,13 @@ def _room(canvas: Canvas) -> None:
     for _ in range(rng.integers(1, 4)):  # windows, pictures, cupboards
         x, y = rng.uniform(0, 0.85) * w, rng.uniform(0.05, 0.4) * h
         width, height = rng.uniform(0.12, 0.35) * w, rng.uniform(0.12, 0.35) * h
-        draw.rectangle([x, y, x + width, y + height], fill=_any(rng), outline=_any(rng, 0.1, 0.9), width=max(1, w // 80))
+        draw.rectangle(
+            [x, y, x + width, y + height], fill=_any(rng), outline=_any(rng, 0.1, 0.9), width=max(1, w // 80)
+        )
         if rng.random() < 0.5:
-            draw.line([(x + width / 2, y), (x + width / 2, y + height)], fill=_any(rng, 0.1, 0.9), width=max(1, w // 120))
+            draw.line(
+                [(x + width / 2, y), (x + width / 2, y + height)], fill=_any(rng, 0.1, 0.9), width=max(1, w // 120)
+            )
     for _ in range(rng.integers(0, 3)):  # furniture
         x, width, top = rng.uniform(-0.1, 0.9) * w, rng.uniform(0.15, 0.4) * w, rng.uniform(0.5, 0.75) * h
         draw.rectangle([x, top, x + width, floor + 0.05 * h], fill=_any(rng, 0.2, 0.8))

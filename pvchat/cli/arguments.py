@@ -1,0 +1,101 @@
+"""Arguments that several commands share, and what they turn into."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..errors import PVChatError
+
+TEST_FOLDERS = {
+    "subject": (True, "user"),
+    "lookalikes": (False, "hard_negative"),
+    "strangers": (False, "random_negative"),
+}
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
+
+
+def add_subject(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("reference", metavar="REF.mp4", type=Path, help="a video in which the person is seen")
+    parser.add_argument("--name", required=True, help='the name to learn, such as "<Nz>"')
+    parser.add_argument(
+        "--noun", default="person", help="what the text calls them: person, woman, man (default: person)"
+    )
+    parser.add_argument("--gallery", type=Path, help="folder of other people, one person per picture or video")
+    parser.add_argument("--test", type=Path, help="folder with subject/, lookalikes/, strangers/: clips to test on")
+    parser.add_argument("--consent", type=Path, metavar="FILE", help="consent record (JSON: given_by, date, scope)")
+    parser.add_argument("--i-have-consent", action="store_true", help="write a consent record dated today")
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--recipe", default="light", help="light (CPU, no downloads) or paper (default: light)")
+
+
+def add_base(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--base", help="checkpoint folder or Hub name (default: the embedded pvchat-cartoon)")
+
+
+def add_training(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profile", choices=("light", "paper"), default="light", help="adapter size (default: light)")
+    parser.add_argument("--attention", choices=("remoh", "moh", "none"), default="remoh", help="default: remoh")
+    parser.add_argument("--config", type=Path, metavar="YAML", help="training settings: adapter, train, '1', '2'")
+
+
+def add_seed(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn (default: 0)")
+
+
+def read_settings(path: Path | None) -> dict[str, dict[str, Any]]:
+    """The mapping in a YAML file of training settings.
+
+    Raises:
+        PVChatError: the file cannot be read or does not map groups to settings.
+    """
+    if path is None:
+        return {}
+    import yaml
+
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise PVChatError(f"The settings {path} cannot be read as YAML: {error}.") from error
+    if not isinstance(data, dict) or not all(isinstance(group, dict) for group in data.values()):
+        raise PVChatError(f"The settings {path} must map groups (adapter, train, 1, 2) to settings.")
+    return {str(key): group for key, group in data.items()}
+
+
+def read_test_clips(folder: Path | None) -> list[tuple[Path, bool, str, None]]:
+    """Test clips in the layout of `--test`.
+
+    Raises:
+        PVChatError: no such folder, or nothing to test on in it.
+    """
+    if folder is None:
+        return []
+    clips = [
+        (path, present, origin, None)
+        for name, (present, origin) in TEST_FOLDERS.items()
+        for path in sorted((folder / name).glob("*"))
+        if path.suffix.lower() in VIDEO_SUFFIXES
+    ]
+    if not any(present for _, present, _, _ in clips) or all(present for _, present, _, _ in clips):
+        raise PVChatError(
+            f"The test folder {folder} needs videos in subject/ and in lookalikes/ or strangers/; "
+            f"found {len(clips)} usable video(s)."
+        )
+    return clips
+
+
+def adapter_folder(path: Path) -> Path:
+    """The adapter of a run folder, or the folder itself if it is an adapter.
+
+    Raises:
+        PVChatError: neither.
+    """
+    for folder in (path / "adapter", path):
+        if (folder / "adapter_config.json").exists():
+            return folder
+    raise PVChatError(
+        f"{path} is neither a run nor an adapter: no adapter_config.json. Pass for example runs/Nz."
+    )

@@ -1,0 +1,370 @@
+"""From a reference video to an adapter: dataset, stage 1, stage 2, scores, report, in one run folder.
+
+    runs/<name>/{subject.json, dataset/, stage1/, stage2/, adapter/, report/, run.json}
+
+`run.json` is the run's passport. A folder that is not a run is never touched, and the same call on an unfinished run
+goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import PVChatError
+from .passport import passport
+from .session import EMBEDDED_BASE
+
+RUN_FORMAT = 1
+PARTS = {"dataset", "gallery", "test"}  # what a run folder may hold before its passport is written
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, seconds by part, and the content of `scores.json` (None without a test split)."""
+
+    folder: Path
+    seconds: dict[str, float]
+    scores: dict[str, Any] | None
+
+    @property
+    def adapter(self) -> Path:
+        return self.folder / "adapter"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"run": str(self.folder), "seconds": self.seconds, "scores": self.scores}
+
+
+def personalize(
+    reference: str | Path,
+    name: str,
+    *,
+    base: str | Path | None = None,
+    out: str | Path | None = None,
+    recipe: str | Any = "light",
+    gallery: str | Path | None = None,
+    test_clips: Sequence[Any] = (),
+    consent: str | Path | Any | None = None,
+    noun: str = "person",
+    profile: str = "light",
+    routing: str = "remoh",
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    wrong_adapters: Sequence[str | Path] = (),
+    work: str | Path | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    command: str | None = None,
+) -> Run:
+    """Learns the person in `reference` under `name` and returns the run.
+
+    Args:
+        reference: a video in which the person is seen.
+        name: the name as it will stand in questions, such as `<Nz>`.
+        base: checkpoint folder or Hub name; `None` for the embedded cartoon model.
+        out: run folder, by default `runs/<name>`.
+        recipe: a recipe's name or a `Recipe`.
+        gallery: folder of other people. May be left out for a drawn reference: then random people are drawn.
+        test_clips: clips to test on, as `build_dataset` takes them; without any, nothing is scored.
+        consent: a consent file or record. Not needed for a drawn person.
+        profile, routing, settings: see `train_subject`.
+        wrong_adapters: adapters of other subjects, for the control.
+        work: folder for artefacts that several runs share.
+
+    Raises:
+        PVChatError: unusable input; a run folder that holds something else or a run of other inputs.
+    """
+    from .dataset_builder import SubjectSpec, get_recipe, normalise_name, probe_video
+    from .trainers import train_subject
+
+    name = normalise_name(name)
+    base = EMBEDDED_BASE if base is None else base
+    recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
+    reference = Path(reference)
+    probe_video(reference)
+    spec = SubjectSpec(name, reference, consent=_consent(consent, reference), noun=noun)
+    spec.require_consent()
+    folder = Path(out) if out is not None else Path("runs") / name.strip("<>")
+    inputs = {
+        "name": name,
+        "reference": hashlib.sha256(reference.read_bytes()).hexdigest(),
+        "base": Path(base).name,
+        "recipe": recipe.to_json(),
+        "profile": profile,
+        "routing": routing,
+        "settings": {k: dict(v) for k, v in (settings or {}).items()},
+        "seed": seed,
+    }
+    check_run_folder(folder, inputs)
+    timer = _Timer()
+    with timer("dataset"):
+        dataset = build(
+            reference,
+            name,
+            base=base,
+            out=folder / "dataset",
+            recipe=recipe,
+            gallery=gallery,
+            test_clips=test_clips,
+            consent=spec.consent,
+            noun=noun,
+            work=work,
+            seed=seed,
+            progress=progress,
+        )
+    write_json(folder / "subject.json", spec.to_json() | {"reference": reference.name})
+    hashes = {"dataset": dataset.manifest["dataset_hash"]}
+    record = {"format": RUN_FORMAT, "inputs": inputs, **passport(command or "pvchat.personalize()", inputs, seed)}
+    write_json(folder / "run.json", record | {"state": "unfinished", "hashes": hashes, "seconds": {}})
+    train_subject(
+        base, dataset, folder, profile=profile, routing=routing, seed=seed, settings=settings, progress=progress
+    )
+    for stage in ("stage1", "stage2"):
+        timer.add(stage, json.loads((folder / stage / "stage.json").read_text(encoding="utf-8"))["seconds"])
+    scores = None
+    if dataset.split("test"):
+        with timer("evaluate"):
+            scores = evaluate_adapter(
+                folder / "adapter",
+                base=base,
+                wrong_adapters=wrong_adapters,
+                seed=seed,
+                progress=progress,
+                command=command,
+            )["scores"]
+    seconds = timer.total()
+    adapter = (folder / "adapter" / "adapter_model.safetensors").read_bytes()
+    hashes["adapter"] = hashlib.sha256(adapter).hexdigest()
+    write_json(folder / "run.json", record | {"state": "finished", "hashes": hashes, "seconds": seconds})
+    return Run(folder, seconds, scores)
+
+
+def build(
+    reference: str | Path,
+    name: str,
+    *,
+    base: str | Path | None = None,
+    out: str | Path,
+    recipe: str | Any = "light",
+    gallery: str | Path | None = None,
+    test_clips: Sequence[Any] = (),
+    consent: str | Path | Any | None = None,
+    noun: str = "person",
+    work: str | Path | None = None,
+    seed: int = 0,
+    progress: bool = False,
+):
+    """Builds the dataset of a person and returns it (a `LocalDataset`); arguments and errors as in `personalize`."""
+    from .dataset_builder import SubjectSpec, build_dataset, get_recipe, probe_video
+
+    reference, out = Path(reference), Path(out)
+    probe_video(reference)
+    recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
+    spec = SubjectSpec(name, reference, consent=_consent(consent, reference), noun=noun)
+    spec.require_consent()
+    gallery = _gallery(gallery, reference, recipe, out.parent, seed, progress)
+    bars = Bars() if progress else None
+    dataset = build_dataset(
+        spec,
+        recipe,
+        out,
+        gallery=gallery,
+        writer=_writer(EMBEDDED_BASE if base is None else base),
+        test_clips=test_clips,
+        seed=seed,
+        progress=bars,
+        work=work,
+    )
+    if bars is not None:
+        bars.close()
+    return dataset
+
+
+def evaluate_adapter(
+    adapter: str | Path,
+    *,
+    data: str | Path | None = None,
+    base: str | Path | None = None,
+    out: str | Path | None = None,
+    wrong_adapters: Sequence[str | Path] = (),
+    seed: int = 0,
+    progress: bool = False,
+    command: str | None = None,
+) -> dict[str, Any]:
+    """Scores an adapter on the test split of a dataset and writes the report.
+
+    Args:
+        adapter: adapter folder.
+        data: dataset folder; the one beside the adapter by default.
+        out: folder of scores, answers and report; `report` beside the adapter by default.
+
+    Returns:
+        `run` (folder), `seconds`, `scores` (content of scores.json) and `report` (path of the page).
+
+    Raises:
+        PVChatError: no such dataset, or it has no test split.
+    """
+    from .dataset_builder import load_local
+    from .evaluation import evaluate, write_report
+    from .session import VideoChat
+
+    start = time.perf_counter()
+    run = Path(adapter).parent
+    out = run / "report" if out is None else Path(out)
+    dataset = load_local(run / "dataset" if data is None else data)
+    chat = VideoChat.from_pretrained(base, adapter)
+    scores = evaluate(
+        chat,
+        dataset,
+        out,
+        wrong_adapters=list(wrong_adapters),
+        seed=seed,
+        progress=progress,
+        command=command or "pvchat.evaluate_adapter()",
+    )
+    report = write_report(out, dataset, run)
+    seconds = round(time.perf_counter() - start, 2)
+    return {
+        "run": str(run),
+        "seconds": {"evaluate": seconds, "total": seconds},
+        "scores": scores,
+        "report": str(report),
+    }
+
+
+def read_consent(path: str | Path | None, i_have_consent: bool, reference: Path, name: str) -> Any | None:
+    """The consent record of a command: from a file, written from a declaration, or None."""
+    from .dataset_builder import ConsentRecord
+
+    if path is not None:
+        return ConsentRecord.read(path)
+    if not i_have_consent:
+        return None
+    return ConsentRecord(
+        given_by=name.strip("<>"),
+        date=dt.date.today().isoformat(),
+        scope=f"train a model that recognises this person, from {reference.name}; declared with --i-have-consent",
+    )
+
+
+def _consent(consent: Any, reference: Path) -> Any | None:
+    from .dataset_builder import ConsentRecord
+    from .dataset_builder.cartoon import is_drawn
+
+    if isinstance(consent, str | Path):
+        consent = ConsentRecord.read(consent)
+    if consent is None and is_drawn(reference):
+        return ConsentRecord.for_fiction()
+    return consent
+
+
+def _gallery(gallery, reference: Path, recipe, folder: Path, seed: int, progress: bool) -> Path | None:
+    from .dataset_builder.cartoon import is_drawn, write_population
+    from .dataset_builder.recipe import NEGATIVE_ORIGINS
+
+    if gallery is not None or not any(row.origin in NEGATIVE_ORIGINS for row in recipe.rows):
+        return gallery
+    if not is_drawn(reference):
+        raise PVChatError(
+            "The model must also see people who are not the subject: pass --gallery FOLDER with pictures or videos of "
+            "others, one person per file."
+        )
+    bars = Bars() if progress else None
+    write_population(folder / "gallery", seed, progress=(lambda i, n: bars("gallery", i, n)) if bars else None)
+    if bars is not None:
+        bars.close()
+    return folder / "gallery"
+
+
+def _writer(base: str | Path):
+    from .session import VideoChat, VLMWriter
+
+    return VLMWriter(VideoChat.from_pretrained(base))
+
+
+def check_run_folder(folder: Path, inputs: dict[str, Any] | None = None) -> None:
+    """A run folder is new, or holds a run (of these inputs, if given).
+
+    Raises:
+        PVChatError: it is a file, or holds something else, a run of another version or of other inputs.
+    """
+    advice = "pass --out with a new folder."
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise PVChatError(f"The run folder {folder} is a file; {advice}")
+    run = folder / "run.json"
+    if not run.exists():
+        others = sorted({p.name for p in folder.iterdir()} - PARTS)
+        if others:
+            raise PVChatError(f"The folder {folder} holds something else ({others[0]}); {advice}")
+        return
+    try:
+        record = json.loads(run.read_text(encoding="utf-8"))
+        before, version = record["inputs"], record["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise PVChatError(f"{run} is not the passport of a run; {advice}") from error
+    if version != RUN_FORMAT:
+        raise PVChatError(f"{folder} was made by another version (format {version}); {advice}")
+    now = json.loads(json.dumps(before if inputs is None else inputs))
+    changed = sorted(key for key in now if before.get(key) != now[key])
+    if changed:
+        raise PVChatError(f"{folder} is a run of other inputs ({', '.join(changed)} differ); {advice}")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+class _Timer:
+    """Seconds by part."""
+
+    def __init__(self):
+        self.parts: dict[str, float] = {}
+
+    def __call__(self, part: str) -> _Timer:
+        self.part, self.start = part, time.perf_counter()
+        return self
+
+    def __enter__(self) -> _Timer:
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.add(self.part, time.perf_counter() - self.start)
+
+    def add(self, part: str, seconds: float) -> None:
+        self.parts[part] = round(seconds, 2)
+
+    def total(self) -> dict[str, float]:
+        return {**self.parts, "total": round(sum(self.parts.values()), 2)}
+
+
+class Bars:
+    """One progress bar per stage of the dataset builder."""
+
+    def __init__(self):
+        self.bars: dict[str, Any] = {}
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        from tqdm.auto import tqdm
+
+        if stage not in self.bars:
+            self.bars[stage] = tqdm(total=total, desc=stage, unit="item", leave=False)
+        bar = self.bars[stage]
+        bar.total = total
+        bar.n = done
+        bar.refresh()
+
+    def close(self) -> None:
+        for bar in self.bars.values():
+            bar.close()

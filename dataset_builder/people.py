@@ -65,10 +65,10 @@ class People:
             pixels = pixels[np.linspace(0, len(pixels) - 1, frames).round().astype(int)]
 
         def make(target: Path) -> dict:
-            from .backends.light.cutout import check_area, matte_bytes
+            from .backends.light.cutout import check_matte, matte_bytes
 
             alpha = matte_bytes(pixels)
-            check_area(alpha)
+            check_matte(pixels, alpha)
             buffer = io.BytesIO()
             np.save(buffer, alpha)
             target.write_bytes(buffer.getvalue())

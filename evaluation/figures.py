@@ -92,8 +92,10 @@ def training(histories: Sequence[dict[str, Any]]) -> Figure:
         for axes in panels:
             if number:
                 axes.axvline(start - len(steps) + 0.5, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
-    panels[0].set_ylim(bottom=0)
+    panels[0].set_ylim(0, 1.2 * max(step["lm_loss"] for history in histories for step in history["steps"]))
     panels[1].set_ylim(0, 1.05)
+    for axes in panels:
+        axes.set_xlim(0, start + 1)
     _stage_names(panels[0], histories)
     if routed:
         panels[2].legend(frameon=False)
@@ -110,12 +112,11 @@ def _line(axes: Axes, x: np.ndarray, y: Sequence[float], color: str, label: str 
 def _stage_names(axes: Axes, histories: Sequence[dict[str, Any]]) -> None:
     start = 0
     total = sum(len(history["steps"]) for history in histories)
-    axes.set_xlim(0, total + 1)
     for history in histories:
         middle = start + (len(history["steps"]) + 1) / 2
         axes.annotate(
-            f"stage {history['stage']}", (middle / (total + 1), 0.97), xycoords="axes fraction", ha="center", va="top",
-            color=MUTED, fontsize=9,
+            f"stage {history['stage']}", (middle / (total + 1), 0.98), xycoords="axes fraction", ha="center", va="top",
+            color=MUTED, fontsize=8,
         )  # fmt: skip
         start += len(history["steps"])
 
@@ -169,7 +170,8 @@ def roc(lines: Sequence[Line]) -> Figure:
         area = metrics.auroc(part.present, part.margin)
         if area is None:
             continue
-        axes.plot(*metrics.roc_curve(part.present, part.margin), color=color, linewidth=1.8, label=f"{name}: {area:.2f}")
+        curve = metrics.roc_curve(part.present, part.margin)
+        axes.plot(*curve, color=color, linewidth=1.8, label=f"{name}: {area:.2f}")
     axes.set_xlabel("share of others accepted")
     axes.set_ylabel("share of the subject's accepted")
     axes.set_xlim(-0.02, 1.02)

@@ -19,7 +19,7 @@ _NO = re.compile(
     r"\W*(?:no|nope|nah|false|incorrect|negative)\b(?! (?:\w+ ){0,2}(?:sign|trace|evidence|hint))[\s,.!:;-]*"
     r"|\W*(?:definitely |certainly |absolutely |of course )?not(?: at all)?\W*$"
 )
-_CERTAIN = re.compile(r"\b(?:(?:there is |with |has )?(?:no|without(?: a| any)?|beyond(?: a| any)?) (?:doubt|question))\b")
+_CERTAIN = re.compile(r"\b(?:there is |with |has )?(?:no|(?:without|beyond)(?: a| any)?) (?:doubt|question)\b")
 _ONLY = re.compile(r"\b(?:nobody but|no one but|none other than|no one other than|not only|not just)\b")
 _DOUBT = re.compile(
     r"\bnot (?:\w+ )?(?:sure|certain|clear|possible to|tell|say|know|determine|confirm|verify|judge)\b(?! that)"
@@ -33,8 +33,8 @@ _DESCRIBED = re.compile(  # negations that say how somebody looks or acts, not w
 _DENIED = re.compile(
     rf"\bnot\b|\bnever\b|\bneither\b|\bnor\b|\bno (?:\w+ ){{0,2}}(?:sign|trace|evidence|hint|{_ME})|\bno {_ME}"
     r"|\b(?:nobody|none|no one)\b(?! else)|\b(?:absent|missing|elsewhere|lacks?|lacking|unable|fails? to)\b"
-    rf"|\b(?:someone|somebody) else\b|\b(?:another|a different|the wrong) (?:person|man|woman|one)\b|\binstead of {_ME}"
-    rf"|\bother than {_ME}|\bwithout {_ME}"
+    rf"|\b(?:someone|somebody) else\b|\b(?:another|a different|the wrong) (?:person|man|woman|one)\b"
+    rf"|\b(?:instead of|other than|without) {_ME}"
 )
 _DOUBLE = re.compile(r"\bnot (?:absent|missing|elsewhere|someone else|somebody else|another person)\b")
 _ACQUAINTED = re.compile(rf"\b(?:know|knows|met|remember|who) {_ME}")
@@ -46,7 +46,9 @@ _SEEN = re.compile(
     r"\b(?:see|seen|find|found|spot|spotted|detect\w*|identif\w*|recogni[sz]e\w*|notice\w*|show\w*|appear\w*|visible"
     r"|present|here|there|in (?:the|this)|on screen|featured?|contains?|includes?|exists?|captured)\b"
 )
-_CLAUSES = re.compile(r"[.;!?]+(?:\s|$)|, (?:and|while|so|but) |(?:,| and| but)+ (?=not (?:a |the )?[\w@]+(?:[.;!?]|$))")
+_CLAUSES = re.compile(
+    r"[.;!?]+(?:\s|$)|, (?:and|while|so|but) |(?:,| and| but)+ (?=not (?:a |the )?[\w@]+(?:[.;!?]|$))"
+)
 
 
 def parse_presence(answer: str, name: str) -> str:

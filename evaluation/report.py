@@ -23,6 +23,7 @@ from .runner import write_text
 from .scoring import Line, read_lines
 from .table import COLUMNS, LOWER_IS_BETTER, number, score_rows, text_rows, verdict
 
+STAGES = ("stage1", "stage2")
 FILM_CLIPS = 8
 FILM_FRAMES = 4
 FRAME_HEIGHT = 112  # pixels
@@ -37,13 +38,14 @@ ORIGIN_TITLES = {
 }
 
 
-def write_report(out: str | Path, dataset, *, stages: Sequence[str | Path] = ()) -> Path:
+def write_report(out: str | Path, dataset, run: str | Path | None = None) -> Path:
     """Writes `index.html` and the figures into an evaluation folder and returns the page's path.
 
     Args:
         out: folder with `scores.json` and `answers.jsonl` of `evaluate`.
         dataset: the `LocalDataset` that was evaluated on.
-        stages: folders of the training stages; their `history.json` gives the training curves.
+        run: the run folder; `stage1/history.json` and `stage2/history.json` in it, where they exist, give the training
+            curves.
 
     Raises:
         PVChatError: the folder holds no evaluation, or a clip cannot be read.
@@ -59,7 +61,8 @@ def write_report(out: str | Path, dataset, *, stages: Sequence[str | Path] = ())
     out = Path(out)
     scores = _read_json(out / "scores.json")
     lines = read_lines(out / "answers.jsonl")
-    histories = [_read_json(Path(stage) / "history.json") for stage in stages]
+    stages = () if run is None else (Path(run) / name / "history.json" for name in STAGES)
+    histories = [_read_json(path) for path in stages if path.exists()]
     subject = scores["details"]["subject"]
     drawings: dict[str, Callable] = {"controls": lambda: figures.systems(scores)}
     if any(history["steps"] for history in histories):
@@ -180,9 +183,9 @@ def strip_of(path: Path, frames: int = FILM_FRAMES, height: int = FRAME_HEIGHT) 
     except ValueError as error:
         raise PVChatError(str(error)) from error
     width = round(pixels.shape[2] * height / pixels.shape[1])
-    resized = [np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS)) for frame in pixels]
+    images = [Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS) for frame in pixels]
     gap = np.full((height, 3, 3), 255, np.uint8)
-    parts = [part for frame in resized for part in (frame, gap)][:-1]
+    parts = [part for image in images for part in (np.asarray(image), gap)][:-1]
     buffer = io.BytesIO()
     Image.fromarray(np.concatenate(parts, axis=1)).save(buffer, format="JPEG", quality=88)
     return _uri(buffer.getvalue(), "jpeg")

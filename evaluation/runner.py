@@ -38,6 +38,7 @@ def evaluate(
     wrong_adapters: Sequence[str | Path] = (),
     seed: int = 0,
     progress: bool = False,
+    command: str = "pvchat.evaluation.evaluate()",
 ) -> dict[str, Any]:
     """Evaluates a model on a dataset with its controls and returns what `scores.json` holds.
 
@@ -48,6 +49,7 @@ def evaluate(
         wrong_adapters: adapter folders of other subjects on the same base.
         seed: of the resampling for intervals.
         progress: show bars.
+        command: what was typed, for the passport.
 
     Raises:
         PVChatError: the split is empty or has no existence question, the chat knows another subject, an adapter does
@@ -114,12 +116,14 @@ def evaluate(
             path.unlink()  # of an earlier evaluation
     scores = score_lines(lines, asked, missing, seed)
     config = {"split": split, "weights": weights, "dataset": key["dataset"], "wrong_adapters": len(wrong_adapters)}
-    scores["passport"] = passport("evaluate", config, seed)
+    scores["passport"] = passport(command, config, seed)
     write_text(out / "scores.json", json.dumps(scores, indent=1) + "\n")
     return scores
 
 
-def collect(path: Path, questions: Sequence[Line], key: dict[str, Any], answer: Answer, title: str | None) -> list[Line]:
+def collect(
+    path: Path, questions: Sequence[Line], key: dict[str, Any], answer: Answer, title: str | None
+) -> list[Line]:
     """Answers to all questions, in order; those of earlier runs with the same key are read back.
 
     New answers are appended to `<path>.part` a few videos at a time; at the end the file is written whole.

@@ -36,7 +36,8 @@ NOT_COMPUTED = {
     "controls.reference_in_prompt": "not computed: this model reads one video per prompt",
 }
 FIELDS = (
-    "qa_id", "video_id", "subject", "split", "category", "question", "gold", "source", "present", "origin", "answer", "margin",
+    "qa_id", "video_id", "subject", "split", "category", "question", "gold", "source", "present", "origin", "answer",
+    "margin",
 )  # fmt: skip
 _SIDES = {PRESENT: 1, ABSENT: 0}
 
@@ -67,19 +68,23 @@ def score_lines(
     if not existing:
         raise PVChatError("There is no answer to an existence question to score; evaluate a split that has some.")
     answers = existence_answers(existing)
-    scores, intervals = _scored(lines, seed)
+    existence, of_existence = _existence(lines, seed)
+    texts, intervals = _texts(lines, seed)
+    intervals["existence"] = of_existence
     controls = dict(controls or {})
     for name, answer in CONSTANT.items():
         controls[name] = [{**line, "answer": answer, "margin": None} for line in existing]
     found: dict[str, Any] = dict.fromkeys(CONTROLS)
     intervals["controls"] = dict.fromkeys(CONTROLS)
     for name, own in controls.items():
-        parts = _scored(own, seed, texts=name in ASKED, calibrated=name != GATE)
-        found[name], intervals["controls"][name] = ({**part.pop("existence"), **part} for part in parts)
+        found[name], intervals["controls"][name] = _existence(own, seed, calibrated=name != GATE)
+        if name in ASKED:
+            found[name] |= _texts(own, seed=None)[0]
     by_margin = answers._replace(said=(answers.margin > 0).astype(int))
     reasons = NOT_COMPUTED | {f"controls.{name}": reason for name, reason in (missing or {}).items()}
     return {
-        **scores,
+        "existence": existence,
+        **texts,
         "bertscore": None,
         "es": None,
         "dc": None,
@@ -111,45 +116,47 @@ def existence_answers(lines: Sequence[Line]) -> metrics.ExistenceAnswers:
     )
 
 
-def _scored(
-    lines: Sequence[Line], seed: int, texts: bool = True, calibrated: bool = True
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Scores of one system and their intervals; without `texts`, those of existence questions alone."""
+def _existence(
+    lines: Sequence[Line], seed: int, calibrated: bool = True
+) -> tuple[dict[str, Any], dict[str, list[float] | None]]:
+    """Existence scores of one system, and their intervals."""
     existing = [line for line in lines if line["category"] == "existence"]
     answers = existence_answers(existing)
-    scores: dict[str, Any] = {"existence": metrics.existence_scores(answers, calibrated)}
-    intervals = {"existence": _intervals(existing, lambda i: _without_n(answers.take(i), calibrated), seed)}
-    if not texts:
-        return scores, intervals
-    counts = metrics.bleu_counts([line["answer"] for line in lines], [line["gold"] for line in lines])
 
-    def text_scores(index: np.ndarray) -> dict[str, float | None]:
+    def scores(index: np.ndarray) -> dict[str, Any]:
+        return metrics.existence_scores(answers.take(index), calibrated)
+
+    whole = scores(np.arange(len(existing)))
+    intervals = _intervals(existing, lambda index: {k: v for k, v in scores(index).items() if k != "n"}, seed)
+    return whole, intervals
+
+
+def _texts(lines: Sequence[Line], seed: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """BLEU of all answers and scores per category, and their intervals (none without a seed)."""
+    counts = metrics.bleu_counts([line["answer"] for line in lines], [line["gold"] for line in lines])
+    everything = np.arange(len(lines))
+
+    def overall(index: np.ndarray) -> dict[str, float | None]:
         return {f"bleu{order}": metrics.bleu_of_counts(counts[index], order) for order in (1, 4)}
 
-    scores |= text_scores(np.arange(len(lines)))
-    intervals |= _intervals(lines, text_scores, seed)
-    scores["categories"], intervals["categories"] = {}, {}
+    scores: dict[str, Any] = overall(everything) | {"categories": {}}
+    intervals: dict[str, Any] = {"categories": {}}
+    if seed is not None:
+        intervals |= _intervals(lines, overall, seed)
     for category in CATEGORIES:
-        rows = [i for i, line in enumerate(lines) if line["category"] == category]
-        chosen = [lines[i] for i in rows]
-        flags = _category_flags(chosen)
+        chosen = np.array([line["category"] == category for line in lines])
+        own = [line for line in lines if line["category"] == category]
+        flags, own_counts = _category_flags(own), counts[chosen]
 
-        def category_scores(index: np.ndarray, counts=counts[rows], flags=flags) -> dict[str, float | None]:
-            shares = {name: metrics.accuracy(hit[index][scored[index]]) for name, (hit, scored) in flags.items()}
+        def of_category(index: np.ndarray, counts=own_counts, flags=flags) -> dict[str, float | None]:
+            shares = {name: metrics.accuracy(hit[index][counted[index]]) for name, (hit, counted) in flags.items()}
             return {"bleu1": metrics.bleu_of_counts(counts[index], 1), **shares}
 
-        whole = category_scores(np.arange(len(chosen))) if chosen else dict.fromkeys(("bleu1", *flags))
-        scores["categories"][category] = {
-            "n": len(chosen),
-            **whole,
-            **{f"{name}_n": int(scored.sum()) for name, (_, scored) in flags.items()},
-        }
-        intervals["categories"][category] = _intervals(chosen, category_scores, seed) if chosen else None
+        numbers = {f"{name}_n": int(counted.sum()) for name, (_, counted) in flags.items()}
+        scores["categories"][category] = {"n": len(own), **of_category(np.arange(len(own))), **numbers}
+        if seed is not None:
+            intervals["categories"][category] = _intervals(own, of_category, seed)
     return scores, intervals
-
-
-def _without_n(answers: metrics.ExistenceAnswers, calibrated: bool) -> dict[str, float | None]:
-    return {k: v for k, v in metrics.existence_scores(answers, calibrated).items() if k != "n"}
 
 
 def _intervals(lines: Sequence[Line], statistic, seed: int) -> dict[str, list[float] | None]:
@@ -178,7 +185,7 @@ def answered(line: Line, reply) -> Line:
     return {**line, "answer": reply.text, "margin": reply.margin}
 
 
-# -- files --------------------------------------------------------------------------------------------------------------
+# -- files ------------------------------------------------------------------------------------------------------------
 
 
 def read_lines(path: str | Path) -> list[Line]:
@@ -191,7 +198,7 @@ def read_lines(path: str | Path) -> list[Line]:
     try:
         texts = path.read_text(encoding="utf-8").split("\n")
     except OSError as error:
-        raise PVChatError(f"The answers {path} cannot be read ({error.strerror}); evaluate the adapter first.") from error
+        raise PVChatError(f"{path} cannot be read ({error.strerror}); evaluate the adapter first.") from error
     lines = []
     for number, text in enumerate(texts[:-1], 1):
         try:

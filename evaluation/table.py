@@ -49,9 +49,9 @@ def verdict(scores: dict[str, Any]) -> Verdict:
     if score <= bar:
         return Verdict(False, f"Not worth its training: {reached}, while {against}.")
     if interval is None or interval[0] <= bar:
-        return Verdict(False, f"Ahead of the controls, but not for certain: {reached}, {against}; use more test clips.")
+        return Verdict(False, f"Ahead of the controls, not for certain: {reached}, {against}; use more test clips.")
     if missing:
-        return Verdict(False, f"Ahead of the controls that were run: {reached}, {against}; not run: {', '.join(missing)}.")
+        return Verdict(False, f"Ahead of the controls that ran: {reached}, {against}; not run: {', '.join(missing)}.")
     return Verdict(True, f"The adapter beats every control: {reached}, {against}.")
 
 
@@ -119,11 +119,9 @@ def scores_table(scores: dict[str, Any]):
     from rich.table import Table
     from rich.text import Text
 
-    details = scores["details"]
-    systems = Table(
-        title=f"Is {escape(details['subject'])} there? {scores['existence']['n']} questions on {details['videos']} clips",
-        title_justify="left",
-    )
+    subject, videos = escape(scores["details"]["subject"]), scores["details"]["videos"]
+    title = f"Is {subject} there? {scores['existence']['n']} questions on {videos} clips"
+    systems = Table(title=title, title_justify="left")
     systems.add_column("who answers")
     for label in COLUMNS.values():
         systems.add_column(label, justify="right")

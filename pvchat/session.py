@@ -3,8 +3,8 @@
     chat = VideoChat.from_pretrained(None, "runs/nz/adapter")
     chat.ask("clip.mp4", "Is <Nz> in this video?")
 
-A prompt is `[video prefix | question | answer]`. The prefix (32 to 336 tokens) depends on the video only, so it is read
-once and its key-value cache serves all questions of that video:
+A prompt is `[video prefix | question | answer]`. The prefix (30 to 340 tokens) depends on the video only, so it is
+read once and its key-value cache serves all questions of that video:
 
     cache      [ prefix of the row's video | question, right-padded | answer so far ]
     positions    0 ............... P-1       P ... P+l-1              P+l ...
@@ -151,7 +151,7 @@ class VideoChat:
             self.model.set_adapter(own)
             self.model.delete_adapter(other)
 
-    # -- text -----------------------------------------------------------------------------------------------------------
+    # -- text ---------------------------------------------------------------------------------------------------------
 
     def _first_token(self, word: str) -> int:
         ids, asked = self.processor.encode_qa("?", word)
@@ -176,7 +176,7 @@ class VideoChat:
     def _context(self) -> int:
         return self._net.config.text_config.max_position_embeddings
 
-    # -- model ----------------------------------------------------------------------------------------------------------
+    # -- model --------------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def _read(self, videos: Sequence[Video]):

@@ -208,7 +208,9 @@ def test_killed_at_random_points_a_rerun_ends_with_the_same_hash(world, dataset,
     assert result.stdout.strip() == dataset.hash
 
 
-def test_a_kill_while_the_folder_is_written_leaves_no_dataset_and_a_rerun_finishes(world, dataset, tmp_path, monkeypatch):
+def test_a_kill_while_the_folder_is_written_leaves_no_dataset_and_a_rerun_finishes(
+    world, dataset, tmp_path, monkeypatch
+):
     from pvchat.dataset_builder import assemble as module
 
     real, calls = os.replace, []
@@ -366,7 +368,15 @@ def test_all_planted_faults_are_found_at_once(dataset, tmp_path):
     change(5, video_id=rows[6].video_id)
     change(-1, parent_ids=rows[0].parent_ids)
     found = "\n".join(find_problems("<Nz>", rows))
-    for part in ("subject is present", "placeholder", "empty answer", "disagrees", "gone.mp4", "2 times", "both splits"):
+    for part in (
+        "subject is present",
+        "placeholder",
+        "empty answer",
+        "disagrees",
+        "gone.mp4",
+        "2 times",
+        "both splits",
+    ):
         assert part in found
     with pytest.raises(PVChatError, match="problem"):
         assemble_dataset("<Nz>", rows, tmp_path / "out", {})

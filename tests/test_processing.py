@@ -5,10 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pvchat.dataset_builder.video_io import write_video
-from pvchat.modeling_pvchat import PVChatProcessor, PVChatVideoProcessor
 from transformers import AutoProcessor, PreTrainedTokenizerFast
 
+from pvchat.dataset_builder.video_io import write_video
+from pvchat.modeling_pvchat import PVChatProcessor, PVChatVideoProcessor
 from tests.tiny import NUM_FRAMES, SUBJECT, tiny_clip, tiny_model, tiny_processor, tiny_tokenizer
 
 QUESTION, ANSWER = f"Is {SUBJECT} in the video?", f"Yes, {SUBJECT} is."

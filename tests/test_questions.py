@@ -93,7 +93,9 @@ def test_the_subject_gets_the_name_and_bystanders_do_not(answer, expected):
     assert put_name(answer, "<Nz>") == expected
 
 
-@pytest.mark.parametrize("answer", ["A red shirt.", "In the park.", "Two people dance.", "Another person sits.", "Blue"])
+@pytest.mark.parametrize(
+    "answer", ["A red shirt.", "In the park.", "Two people dance.", "Another person sits.", "Blue"]
+)
 def test_an_answer_without_a_recognised_subject_is_recorded_as_not_refined(answer):
     refined = RuleRefiner().refine(QA("q", answer, "action", "vlm", "rules"), SubjectSpec("Nz", "x.mp4"))
     assert (refined.answer, refined.refined_by) == (answer, "none")

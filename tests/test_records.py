@@ -26,12 +26,16 @@ def test_names_of_any_alphabet_are_welcome():
 
 
 def test_a_subject_survives_json_with_its_consent():
-    spec = SubjectSpec("Nz", "clip.mp4", ConsentRecord("N. Z.", "2026-01-31", "train a model for me"), "woman", ("she",))
+    spec = SubjectSpec(
+        "Nz", "clip.mp4", ConsentRecord("N. Z.", "2026-01-31", "train a model for me"), "woman", ("she",)
+    )
     assert SubjectSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
 
 
 def test_a_clip_survives_json():
-    clip = Clip("v", "a.mp4", "00", "scene", True, ("p",), "composite@1", 1, 12.0, 16, 64, 64, True, 0.9, ("x",), {"a": 1})
+    clip = Clip(
+        "v", "a.mp4", "00", "scene", True, ("p",), "composite@1", 1, 12.0, 16, 64, 64, True, 0.9, ("x",), {"a": 1}
+    )
     assert Clip.from_json(json.loads(json.dumps(clip.to_json()))) == clip
 
 
@@ -55,7 +59,9 @@ def test_learning_a_person_needs_a_consent_that_still_holds():
         record.check(dt.date(2026, 2, 2))
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"given_by": ""}', '{"given_by": "a", "date": "soon", "scope": "b"}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", '{"given_by": ""}', '{"given_by": "a", "date": "soon", "scope": "b"}']
+)
 def test_a_bad_consent_file_is_one_line(tmp_path, text):
     path = tmp_path / "consent.json"
     path.write_text(text, encoding="utf-8")

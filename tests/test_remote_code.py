@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor
+from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+
+from pvchat import modeling_pvchat
 from pvchat.modeling_pvchat import (
     PVChatConfig,
     PVChatForConditionalGeneration,
@@ -16,10 +20,6 @@ from pvchat.modeling_pvchat import (
     PVChatProcessor,
     PVChatVideoProcessor,
 )
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor
-from transformers.models.auto.video_processing_auto import AutoVideoProcessor
-
-from pvchat import modeling_pvchat
 from tests.tiny import tiny_base, tiny_clip, tiny_config
 
 SOURCE = Path(modeling_pvchat.__file__).parent

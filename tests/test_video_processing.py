@@ -12,11 +12,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from pvchat.modeling_pvchat import PVChatVideoProcessor, count_frames, frame_indices, read_video
-from pvchat.modeling_pvchat.video_processing_pvchat import list_videos
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
+from pvchat.modeling_pvchat import PVChatVideoProcessor, count_frames, frame_indices, read_video
+from pvchat.modeling_pvchat.video_processing_pvchat import list_videos
 from tests.reference_preprocessing import closest_aspect_ratio, hd_padding
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "preproc.safetensors"
@@ -102,6 +102,7 @@ def noisy(tmp_path_factory) -> Path:
     write(folder / "streamable.mp4", frames, movflags="faststart")
     write(folder / "clip.mkv", frames)
     write(folder / "clip.webm", frames, "libvpx")
+    write(folder / "clip.avi", frames, "mpeg4")
     return folder
 
 
@@ -277,14 +278,10 @@ def bad_file(kind: str, folder: Path, noisy: Path) -> Path:
         path.write_text("not a video\n" * 100)
     elif kind == "bytes.mp4":
         path.write_bytes(np.random.default_rng(0).bytes(4000))
-    elif kind == "cut.mp4":
-        cut(noisy / "clip.mp4", path, 0.6)
+    elif kind.startswith("cut."):
+        cut(noisy / f"clip{path.suffix}", path, 0.6)
     elif kind == "cut_streamable.mp4":
         cut(noisy / "streamable.mp4", path, 0.6)
-    elif kind == "cut.mkv":
-        cut(noisy / "clip.mkv", path, 0.6)
-    elif kind == "cut.webm":
-        cut(noisy / "clip.webm", path, 0.6)
     elif kind == "sound.mp4":
         write_sound(path, "aac", "fltp")
     elif kind == "song_with_cover.mp3":
@@ -313,6 +310,7 @@ BAD_FILES = {
     "cut_streamable.mp4": "is cut off or damaged",
     "cut.mkv": "is cut off",
     "cut.webm": "is cut off",
+    "cut.avi": "is cut off or damaged",
     "sound.mp4": "no video stream",
     "song_with_cover.mp3": "no video stream",
     "unknown_codec.avi": "codec that cannot be decoded",

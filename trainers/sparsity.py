@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ..modeling_pvchat.modeling_qformer import relu_gates
 from ..modeling_pvchat.sparsity import (
     REFERENCE_COEFFICIENT_RANGE,
     ReferenceSparsityState,
@@ -72,7 +73,8 @@ class SparsityController:
             return SparsityTerms(config.balance_weight * balance, zero, zero, active)
         if config.spr_variant == "reference":
             return self._reference_terms(router_logits, rate, training)
-        spr = spr_loss(router_logits) if config.spr else zero
+        scores = router_logits if config.spr_variant == "paper" else tuple(relu_gates(x) for x in router_logits)
+        spr = spr_loss(scores) if config.spr else zero
         hae = hae_loss(router_logits, self.target) if config.hae else zero
         return SparsityTerms(
             config.sparsity_weight * (self.beta * spr + hae), spr.detach(), hae.detach(), rate

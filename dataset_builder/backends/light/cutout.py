@@ -16,6 +16,7 @@ from .colour import lab_to_rgb, rgb_to_lab
 from .matte import subject_matte
 
 MIN_AREA, MAX_AREA = 0.04, 0.9  # share of the frame that a usable matte covers
+MAX_OVERLAP = 0.85  # shared colours of the person and the rest, above which the matte means nothing
 LUT_SIZE = 25  # colour lattice points per RGB axis
 
 
@@ -53,7 +54,7 @@ def cut_out(person: Person) -> Cutout:
         if known is person:
             return cutout
     alpha = person.alpha if person.alpha is not None else matte_bytes(person.frames)
-    check_area(alpha)
+    check_matte(person.frames, alpha)
     rgb = np.stack([_bleed(f, a) for f, a in zip(person.frames, alpha, strict=True)])
     cutout = Cutout(rgb, alpha, *head_geometry(alpha), best=person.best)
     _RECENT.append((person, cutout))
@@ -66,21 +67,28 @@ def matte_bytes(frames: np.ndarray) -> np.ndarray:
     return (subject_matte(frames) * 255 + 0.5).astype(np.uint8)
 
 
-def check_area(alpha: np.ndarray) -> None:
-    area = float((alpha > 127).mean())
+def check_matte(frames: np.ndarray, alpha: np.ndarray) -> None:
+    """Raises engine.Rejected when the matte has no usable size, or its colours are those of the whole picture."""
+    inside = alpha > 127
+    area = float(inside.mean())
     if not MIN_AREA <= area <= MAX_AREA:
         raise Rejected(f"no person stands out: the matte covers {area:.0%} of the frame")
+    colours = (frames >> 4).astype(np.int32) @ np.array([256, 16, 1])
+    person = np.bincount(colours[inside], minlength=4096) / inside.sum()
+    rest = np.bincount(colours[~inside], minlength=4096) / (~inside).sum()
+    if np.minimum(person, rest).sum() > MAX_OVERLAP:
+        raise Rejected("no person stands out: the same colours are everywhere")
 
 
 def _bleed(frame: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """Gives every pixel that is not safely inside the colour of the nearest one that is: no background remains."""
     from scipy.ndimage import distance_transform_edt
 
-    inside = alpha >= 250
+    inside = alpha >= 128
     if not inside.any():
         return frame
     depth = distance_transform_edt(inside)
-    safe = depth > max(1.0, len(frame) / 256)
+    safe = depth > max(1.0, 1.5 * len(frame) / 256)
     if not safe.any():
         safe = inside
     rows, columns = distance_transform_edt(~safe, return_distances=False, return_indices=True)
@@ -136,7 +144,7 @@ def below_neck(cutout: Cutout) -> np.ndarray:
     neck = cutout.neck.reshape(T, 1, 1).astype(np.float32)
     low = np.clip((y - neck) / (0.02 * H) + 0.5, 0, 1)
     aside = np.abs(x - cutout.centre.reshape(T, 1, 1).astype(np.float32))
-    wide = np.clip((aside - 0.58 * cutout.width.reshape(T, 1, 1).astype(np.float32)) / (0.02 * W), 0, 1)
+    wide = np.clip((aside - 0.7 * cutout.width.reshape(T, 1, 1).astype(np.float32)) / (0.02 * W), 0, 1)
     chest = np.clip((y - neck + 0.25 * H) / (0.05 * H), 0, 1)
     return (np.maximum(low, wide * chest) * 255).astype(np.uint8)
 
@@ -185,15 +193,15 @@ def _colour_table(cutout: Cutout, seed: int) -> np.ndarray | None:
     skin_colours, skin_share = _palette(lab[face]) if face.sum() > 20 else (head_colours, head_share)
     skin = skin_colours[skin_share.argmax()]
 
-    def main_at_bottom(colour: np.ndarray) -> bool:
-        near = np.linalg.norm(bottom_colours - colour, axis=1) < 12
-        return bottom_share[near].sum() > 0.35 and np.linalg.norm(colour - skin) > 18
-
     kept = [c for c, s in zip(head_colours, head_share, strict=True) if s > 0.02]
-    clothes = []
-    for colour, share in zip(torso_colours, torso_share, strict=True):
-        if share > 0.03 and (min(np.linalg.norm(colour - k) for k in kept) > 16 or main_at_bottom(colour)):
-            clothes.append((colour, share))
+    worn = [(c, s) for c, s in zip(torso_colours, torso_share, strict=True) if s > 0.03]
+    clothes = [(c, s) for c, s in worn if min(np.linalg.norm(c - k) for k in kept) > 16]
+    if sum(s for _, s in clothes) < 0.3:
+        # Clothes in the colour of the hair: what fills the lower edge is clothes unless it is skin.
+        for colour, share in worn:
+            near = np.linalg.norm(bottom_colours - colour, axis=1) < 12
+            if bottom_share[near].sum() > 0.35 and np.linalg.norm(colour - skin) > 18:
+                clothes.append((colour, share))
     if not clothes:
         return None
     kept = [k for k in kept if min(np.linalg.norm(k - c) for c, _ in clothes) > 6] or [skin]

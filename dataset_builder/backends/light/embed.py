@@ -9,7 +9,7 @@ import numpy as np
 
 from ...protocols import Person
 from .colour import rgb_to_lab
-from .cutout import check_area, head_geometry, matte_bytes
+from .cutout import check_matte, head_geometry, matte_bytes
 
 SIDE = 64  # pixels of the normalised head
 GRID = 8  # colour cells per side
@@ -29,7 +29,7 @@ class HeadEmbedder:
         index = np.unique(np.linspace(0, len(person.frames) - 1, FRAMES).round().astype(int))
         frames = person.frames[index]
         alpha = matte_bytes(frames) if person.alpha is None else person.alpha[index]
-        check_area(alpha)
+        check_matte(frames, alpha)
         parts = [_describe(f, a, *g) for f, a, *g in zip(frames, alpha, *head_geometry(alpha), strict=True)]
         vector = np.mean(parts, axis=0)
         return (vector / max(float(np.linalg.norm(vector)), 1e-9)).astype(np.float32)

@@ -20,6 +20,7 @@ BAND = 0.08  # share of width and height that counts as border
 CENTRE_MIX = 0.3  # how much any colour near the centre counts as the person's
 PRIOR_WEIGHT = 0.15  # of the position prior against the colours (log odds)
 UNARY = 0.02  # of colour and position against neighbours (edge weights are at most 1)
+MIN_GAP = 0.008  # share of the frame from which a hole may be background seen through
 ITERATIONS = 60  # conjugate gradient steps; more change the matte by less than a thousandth
 
 
@@ -46,7 +47,7 @@ def subject_matte(frames: np.ndarray) -> np.ndarray:
 
     seeds = np.broadcast_to(inside | outside, (T, h, w))
     alpha = _random_walk(lab, belief, seeds, np.broadcast_to(inside.astype(np.float32), (T, h, w)))
-    alpha = np.stack([_one_piece(a, b) for a, b in zip(alpha, belief, strict=True)])
+    alpha = np.stack([_one_piece(a, b, inside) for a, b in zip(alpha, belief, strict=True)])
     alpha = _resize_alpha(alpha, H, W)
     return _smoothstep(alpha, 0.35, 0.65)
 
@@ -139,20 +140,18 @@ def _random_walk(lab: np.ndarray, belief: np.ndarray, seeds: np.ndarray, values:
     return np.clip(alpha, 0, 1)
 
 
-def _one_piece(alpha: np.ndarray, belief: np.ndarray) -> np.ndarray:
-    """Keeps the largest piece of one frame (h, w) and closes its holes, except those that look like background."""
+def _one_piece(alpha: np.ndarray, belief: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Keeps the pieces of one frame (h, w) that hold a seed, and closes their holes, except large ones that look like
+    background (between an arm and the head)."""
     from scipy.ndimage import binary_fill_holes, label
 
-    pieces, count = label(alpha > 0.5)
-    if count == 0:
-        return alpha
-    sizes = np.bincount(pieces.ravel())
-    sizes[0] = 0
-    piece = pieces == sizes.argmax()
+    pieces, _ = label(alpha > 0.5)
+    kept = np.unique(pieces[inside])
+    piece = np.isin(pieces, kept[kept > 0])
     closed = binary_fill_holes(np.vstack([piece, np.ones((1, piece.shape[1]), bool)]))[:-1]
     holes, count = label(closed & ~piece)
     for hole in range(1, count + 1):
         area = holes == hole
-        if belief[area].mean() < 0.4:
+        if area.mean() > MIN_GAP and belief[area].mean() < 0.4:
             closed &= ~area
     return np.where(closed, np.where(piece, alpha, 1.0), np.minimum(alpha, 0.3)).astype(np.float32)

@@ -162,7 +162,7 @@ def _room(canvas: Canvas) -> None:
             )
     for _ in range(rng.integers(0, 3)):  # furniture
         x, width, top = rng.uniform(-0.1, 0.9) * w, rng.uniform(0.15, 0.4) * w, rng.uniform(0.5, 0.75) * h
-        draw.rectangle([x, top, x + width, floor + 0.05 * h], fill=_any(rng, 0.2, 0.8))
+        draw.rectangle([x, top, x + width, max(floor, top) + 0.05 * h], fill=_any(rng, 0.2, 0.8))
 
 
 def _shelves(canvas: Canvas) -> None:

@@ -26,7 +26,7 @@ from pvchat.dataset_builder.cartoon import cast, oracle_source, write_gallery, w
 from pvchat.dataset_builder.recipe import get_recipe, oracle_recipe
 from pvchat.evaluation import evaluate, write_report
 from pvchat.passport import passport
-from pvchat.personalize import EMBEDDED_BASE, personalize, write_json
+from pvchat.runs import EMBEDDED_BASE, personalize, write_json
 from pvchat.session import VideoChat
 
 SCORES = ("balanced_accuracy", "false_accept_lookalike", "false_accept_stranger", "auroc")

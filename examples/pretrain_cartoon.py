@@ -56,6 +56,8 @@ VOCABULARY = 1280
 FRAME_ATTRIBUTES = [name for name in ATTRIBUTE_VALUES if name != "action"]
 BLANK_NAME_SHARE = 0.3
 STRANGE_PLACE_SHARE = 0.35
+QUESTION_WEIGHT = 0.3  # of the loss of a question's token; an answer's has 1
+FIRST_TOKEN_WEIGHT = 5.0  # of the loss: the first token of an answer decides it, the rest mostly follows
 SPECIAL_TOKENS = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", "<video>", SUBJECT_TOKEN, "<Video>", "</Video>"]
 
 
@@ -484,8 +486,9 @@ class Pretraining:
             )
 
             def loss_of(batch):
-                output = self.answer_logits(batch)
-                lm = F.cross_entropy(output["logits"].float(), output["labels"])
+                output = self.text_logits(batch)
+                losses = F.cross_entropy(output["logits"].float(), output["labels"], reduction="none")
+                lm = (losses * output["weights"]).sum() / output["weights"].sum()
                 heads = attribute_loss(self.token_heads(output["tokens"]), batch["targets"], list(ATTRIBUTE_VALUES))
                 return lm + 0.5 * heads, {"lm": lm.item(), "heads": heads.item()}
 
@@ -505,8 +508,12 @@ class Pretraining:
         config = self.model.config.vision_config
         return sincos_position_embedding(config.hidden_size, (1, *config.grid[1:]))
 
-    def answer_logits(self, batch: dict) -> dict[str, torch.Tensor]:
-        """Logits and labels at answer positions only, (n, vocabulary) and (n,), and the video tokens."""
+    def text_logits(self, batch: dict) -> dict[str, torch.Tensor]:
+        """Logits, next tokens and loss weights of questions and answers, (n, vocabulary), (n,), (n,); video tokens.
+
+        Question tokens count a little: to foresee the value in "does the person have red hair?" the model must look
+        the hair up, and the value that follows can then be compared with what was expected.
+        """
         output = self.model.model(
             input_ids=batch["input_ids"],
             pixel_values_videos=normalize(batch["clips"], self.processor),
@@ -514,14 +521,18 @@ class Pretraining:
             position_ids=batch["position_ids"],
             use_cache=False,
         )
-        labels = batch["labels"][:, 1:]
-        rows, columns = (labels != -100).nonzero(as_tuple=True)
-        hidden = output.last_hidden_state[rows, columns]
+        segments, labels = batch["segments"], batch["labels"]
+        rows, columns = ((segments[:, 1:] > 0) & (segments[:, 1:] == segments[:, :-1])).nonzero(as_tuple=True)
+        answer = labels[rows, columns + 1] != -100
+        first = answer & (labels[rows, columns] == -100)
+        weights = torch.where(answer, 1.0, QUESTION_WEIGHT).masked_fill(first, FIRST_TOKEN_WEIGHT)
         return {
-            "logits": self.model.lm_head(hidden),
-            "labels": labels[rows, columns],
+            "logits": self.model.lm_head(output.last_hidden_state[rows, columns]),
+            "labels": batch["input_ids"][rows, columns + 1],
+            "weights": weights,
+            "answer": answer,
             "rows": rows,
-            "columns": columns + 1,
+            "segments": segments[rows, columns + 1],
             "tokens": output.video_hidden_states,
         }
 
@@ -537,12 +548,11 @@ class Pretraining:
         self.model.eval()
         for batch in ClipBatches(self.processor, 7, 16, questions, 0, math.ceil(clips / 16), held_out=True):
             with torch.autocast("cpu", dtype=torch.bfloat16) if self.args.bf16_evaluation else nullcontext():
-                output = self.answer_logits(batch)
+                output = self.text_logits(batch)
                 heads.append(attribute_accuracy(self.token_heads(output["tokens"]), batch["targets"]))
-            wrong = (output["logits"].argmax(-1) != output["labels"]).long()
-            segments = batch["segments"][output["rows"], output["columns"]]
+            wrong = (output["answer"] & (output["logits"].argmax(-1) != output["labels"])).long()
             errors = torch.zeros(len(batch["kinds"]), questions + 1, dtype=torch.long)
-            errors.index_put_((output["rows"], segments), wrong, accumulate=True)
+            errors.index_put_((output["rows"], output["segments"]), wrong, accumulate=True)
             for r, kinds in enumerate(batch["kinds"]):
                 for q, kind in enumerate(kinds):
                     right[kind] += int(errors[r, q + 1] == 0)

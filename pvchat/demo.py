@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .personalize import Bars, Run, personalize, write_json
+from .runs import Bars, Run, personalize, write_json
 
 ASSETS = Path(__file__).parent / "assets" / "demo"
 NAME = "<Nz>"
@@ -25,7 +25,7 @@ def demo(
         PVChatError: `out` holds something else.
     """
     from .dataset_builder.cartoon import cast, write_gallery, write_test_clips
-    from .personalize import check_run_folder
+    from .runs import check_run_folder
     from .session import VideoChat
 
     out = Path(out)

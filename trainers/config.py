@@ -14,7 +14,7 @@ from trl import SFTConfig
 
 from ..errors import PVChatError
 
-SPR_VARIANTS = ("gates", "paper", "reference")
+SPR_VARIANTS = ("quantile", "paper", "reference")
 
 
 @dataclass
@@ -50,7 +50,7 @@ class PVChatTrainingConfig(SFTConfig):
     balance_existence: bool = True
     spr: bool = True
     hae: bool = True
-    spr_variant: str = "gates"
+    spr_variant: str = "quantile"
     spr_start: float = 1e-8
     spr_max: float = 10.0
     sparsity_gain: float = 0.8

@@ -21,6 +21,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import set_peft_model_state_dict
 from peft.utils import load_peft_weights
 from tqdm import tqdm
@@ -85,7 +86,8 @@ def train_subject(
     shape = AdapterSettings(**{"profile": profile, "routing": routing} | dict(settings.get("adapter", {})))
     if isinstance(base, str | Path):
         processor = PVChatProcessor.from_pretrained(base)
-        base = PVChatForConditionalGeneration.from_pretrained(base)
+        on_gpu = torch.cuda.is_available()
+        base = PVChatForConditionalGeneration.from_pretrained(base, dtype=torch.bfloat16 if on_gpu else torch.float32)
     elif processor is None:
         raise PVChatError("Pass the processor along with a loaded model, or the folder of both.")
     key = hash_of({"base": base_hash(base), "dataset": dataset.manifest["dataset_hash"], "adapter": asdict(shape)})

@@ -114,10 +114,10 @@ ANY_CLAIMS: dict[str, tuple[str, ...]] = {
 TRUTH_ANSWERS = ("Yes, that is right.", "No, that is wrong.")
 PRESENCE_ANSWERS = ("Yes, there is.", "No, there is not.")
 
-IDENTITY_CLAIM_SHARE = 0.4  # of all questions
+IDENTITY_CLAIM_SHARE = 0.45  # of all questions
 OPEN_KINDS = ("appearance", "clothing", "action", "place", "yes_no")
 OPEN_KIND_SHARES = (0.32, 0.17, 0.2, 0.14, 0.17)  # of the rest
-MAX_CLAIMED_FEATURES = 8
+CLAIM_SIZE_SHARES = (0.46, 0.18, 0.1, 0.08, 0.06, 0.05, 0.04, 0.03)  # claims about 1, 2, ... 8 features
 
 
 @dataclass(frozen=True)
@@ -256,11 +256,11 @@ def _sentence(phrase: str) -> str:
 
 
 def identity_question(identity: Identity, rng: np.random.Generator) -> QAItem:
-    """Claims 1 to 8 features of the person; true half of the time.
+    """Claims 1 to 8 features of the person, more often few than many; true half of the time.
 
     Half of the false claims change exactly one or two of the listed features, the others describe a random person.
     """
-    count = int(rng.integers(1, MAX_CLAIMED_FEATURES + 1))
+    count = 1 + int(rng.choice(len(CLAIM_SIZE_SHARES), p=CLAIM_SIZE_SHARES))
     names = [list(IDENTITY_FEATURES)[index] for index in sorted(rng.permutation(len(IDENTITY_FEATURES))[:count])]
     claim = {name: getattr(identity, name) for name in names}
     if rng.random() < 0.5:

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from ..dataset_builder import get_recipe, normalise_name
-    from ..personalize import build, read_consent
+    from ..runs import build, read_consent
     from .show import show_dataset, show_plan
 
     name = normalise_name(args.name)

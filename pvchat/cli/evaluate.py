@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from ..personalize import evaluate_adapter
+    from ..runs import evaluate_adapter
     from .show import show_scores
 
     adapter = arguments.adapter_folder(args.adapter)

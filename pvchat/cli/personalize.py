@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from ..dataset_builder import get_recipe, normalise_name
-    from ..personalize import personalize, read_consent
+    from ..runs import personalize, read_consent
     from .show import show_plan, show_run
 
     name = normalise_name(args.name)

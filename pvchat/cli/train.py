@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from ..dataset_builder import load_local
     from ..session import EMBEDDED_BASE
-    from ..trainers import train_subject
+    from ..trainers.run import train_subject
 
     dataset = load_local(args.dataset)
     adapter = train_subject(

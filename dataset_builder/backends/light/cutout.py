@@ -188,23 +188,33 @@ def _colour_table(cutout: Cutout, seed: int) -> np.ndarray | None:
     lab = rgb_to_lab(cutout.rgb[frames])
     head_colours, head_share = _palette(lab[head])
     torso_colours, torso_share = _palette(lab[torso])
-    bottom = torso & (y > H - 0.12 * H) & (aside < 0.2 * W)
-    bottom_colours, bottom_share = _palette(lab[bottom]) if bottom.sum() > 20 else (torso_colours, torso_share)
-    skin_colours, skin_share = _palette(lab[face]) if face.sum() > 20 else (head_colours, head_share)
-    skin = skin_colours[skin_share.argmax()]
+    sleeves = torso & (y > 0.85 * H) & (aside > 0.2 * W)
+    sleeve_colours, sleeve_share = _palette(lab[sleeves]) if sleeves.sum() > 20 else (torso_colours, torso_share)
+    face_colours, face_share = _palette(lab[face]) if face.sum() > 20 else (head_colours, head_share)
+    skin = face_colours[face_share.argmax()]
+    throat = solid & (y > neck - 0.07 * H) & (y < neck) & (aside < 0.06 * W)
+    crown = head & (y < 0.75 * cutout.top[frames].reshape(-1, 1, 1) + 0.25 * neck)
+    if throat.sum() > 20 and crown.sum() > 20:
+        # A beard in the colour of the hair may cover the face; then skin is what face and throat share.
+        throat_colours, throat_share = _palette(lab[throat])
+        crown_colours, crown_share = _palette(lab[crown])
+        common = throat_colours[throat_share.argmax()]
+        is_hair = crown_share[np.linalg.norm(crown_colours - skin, axis=1) < 12].sum() > 0.3
+        if is_hair and face_share[np.linalg.norm(face_colours - common, axis=1) < 12].sum() > 0.1:
+            skin = common
 
     kept = [c for c, s in zip(head_colours, head_share, strict=True) if s > 0.02]
     worn = [(c, s) for c, s in zip(torso_colours, torso_share, strict=True) if s > 0.03]
     clothes = [(c, s) for c, s in worn if min(np.linalg.norm(c - k) for k in kept) > 16]
-    if sum(s for _, s in clothes) < 0.3:
-        # Clothes in the colour of the hair: what fills the lower edge is clothes unless it is skin.
-        for colour, share in worn:
-            near = np.linalg.norm(bottom_colours - colour, axis=1) < 12
-            if bottom_share[near].sum() > 0.35 and np.linalg.norm(colour - skin) > 18:
-                clothes.append((colour, share))
+    # Clothes in a colour of the head: what covers the outer shoulders is clothes, unless it is skin.
+    for colour, share in worn:
+        near = np.linalg.norm(sleeve_colours - colour, axis=1) < 12
+        known = any(colour is c for c, _ in clothes)
+        if not known and sleeve_share[near].sum() > 0.3 and np.linalg.norm(colour - skin) > 18:
+            clothes.append((colour, share))
     if not clothes:
         return None
-    kept = [k for k in kept if min(np.linalg.norm(k - c) for c, _ in clothes) > 6] or [skin]
+    kept = [k for k in kept if min(np.linalg.norm(k - c) for c, _ in clothes) > 12] or [skin]
 
     grid = np.linspace(0, 1, LUT_SIZE, dtype=np.float32)
     lattice = np.stack(np.meshgrid(grid, grid, grid, indexing="ij")[::-1], -1)  # [blue, green, red] -> (r, g, b)

@@ -81,7 +81,7 @@ def personalize(
         PVChatError: unusable input; a run folder that holds something else or a run of other inputs.
     """
     from .dataset_builder import SubjectSpec, get_recipe, normalise_name, probe_video
-    from .trainers import train_subject
+    from .trainers.run import train_subject
 
     name = normalise_name(name)
     base = EMBEDDED_BASE if base is None else base

@@ -1,0 +1,361 @@
+"""PVChat: a video language model that can be taught to recognise a person.
+
+    clip tiles -> InternVideo2 -> LayerNorm -> Q-Former (queries, extra queries, subject tokens) -> projector
+               -> the <video> placeholders of the prompt -> language model
+
+Shape letters: B rows, L tokens, V videos, N tiles of a video, T frames, S encoder tokens, Q queries of a tile,
+D_v D_q D_t channels of encoder, Q-Former and language model, R routed heads.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoModel
+from transformers.cache_utils import Cache
+from transformers.generation import GenerationMixin
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .configuration_pvchat import PVChatConfig
+from .modeling_internvideo2 import PVChatVisionModel, init_vision_weights
+from .modeling_qformer import PVChatQFormerModel, init_router_weights
+
+
+@dataclass
+class PVChatVideoFeatures(ModelOutput):
+    """What the language model reads of a video.
+
+    Args:
+        pooler_output: (V, N * Q, D_t), tile after tile.
+        last_hidden_state: (V * N, Q, D_q) Q-Former output.
+        router_logits, alpha_logits: per routed attention, (V * N, Q, R) and (V * N, Q, 2).
+    """
+
+    pooler_output: torch.Tensor | None = None
+    last_hidden_state: torch.Tensor | None = None
+    router_logits: tuple[torch.Tensor, ...] | None = None
+    alpha_logits: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class PVChatModelOutput(ModelOutput):
+    """Hidden states (B, L, D_t) of the language model; routing tensors as in `PVChatVideoFeatures`."""
+
+    last_hidden_state: torch.Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    router_logits: tuple[torch.Tensor, ...] | None = None
+    alpha_logits: tuple[torch.Tensor, ...] | None = None
+    video_hidden_states: torch.Tensor | None = None
+
+
+@dataclass
+class PVChatCausalLMOutput(ModelOutput):
+    """Loss (scalar, if labels were given) and logits (B, L, vocabulary); routing as in `PVChatVideoFeatures`."""
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    router_logits: tuple[torch.Tensor, ...] | None = None
+    alpha_logits: tuple[torch.Tensor, ...] | None = None
+    video_hidden_states: torch.Tensor | None = None
+
+
+class PVChatPreTrainedModel(PreTrainedModel):
+    config: PVChatConfig
+    base_model_prefix = "model"
+    input_modalities = ("video", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["PVChatVisionEmbeddings", "PVChatVisionLayer", "PVChatQFormerLayer"]
+    _skip_keys_device_placement = "past_key_values"
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        init_vision_weights(module)
+        init_router_weights(module)
+
+
+class PVChatModel(PVChatPreTrainedModel):
+    """Video encoder, Q-Former, projector and the language model without its head."""
+
+    def __init__(self, config: PVChatConfig):
+        super().__init__(config)
+        hidden = config.qformer_config.hidden_size
+        self.vision_tower = PVChatVisionModel._from_config(config.vision_config)
+        self.vision_layernorm = nn.LayerNorm(config.vision_config.hidden_size, eps=config.vision_config.layer_norm_eps)
+        self.query_tokens = nn.Embedding(config.num_query_tokens, hidden)
+        self.extra_query_tokens = nn.Embedding(config.num_extra_query_tokens, hidden)
+        self.subject_tokens = nn.Embedding(config.num_subject_tokens, hidden)
+        self.qformer = PVChatQFormerModel._from_config(config.qformer_config)
+        self.multi_modal_projector = nn.Linear(hidden, config.text_config.hidden_size)
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value):
+        self.language_model.set_input_embeddings(value)
+
+    def encode_video(self, pixel_values_videos: torch.Tensor, num_layers: int | None = None) -> torch.Tensor:
+        """Runs the first `num_layers` blocks of the video encoder (all by default).
+
+        Args:
+            pixel_values_videos: (V, N, T, C, H, W).
+
+        Returns:
+            (V, N, S, D_v), before `vision_layernorm`; may be passed back as `vision_hidden_states`.
+        """
+        videos, tiles = pixel_values_videos.shape[:2]
+        clips = pixel_values_videos.flatten(0, 1).transpose(1, 2)  # (V*N, C, T, H, W)
+        hidden_states = self.vision_tower.embeddings(clips.to(self.dtype))
+        hidden_states = self.vision_tower.run_layers(hidden_states, stop=num_layers)
+        return hidden_states.unflatten(0, (videos, tiles))
+
+    def query_embeds(self, batch: int) -> torch.Tensor:
+        """All queries, subject tokens last, for every clip: (batch, Q, D_q).
+
+        Embeddings are looked up with (batch, n) ids so that a batch may mix subjects.
+        """
+        tables = (self.query_tokens, self.extra_query_tokens, self.subject_tokens)
+        rows = (
+            self.config.num_query_tokens,
+            self.config.num_extra_query_tokens,
+            self.config.num_subject_tokens,
+        )
+        device = self.query_tokens.weight.device
+        return torch.cat(
+            [
+                table(torch.arange(count, device=device).expand(batch, -1))
+                for table, count in zip(tables, rows, strict=True)
+                if count
+            ],
+            dim=1,
+        )
+
+    def get_video_features(
+        self,
+        pixel_values_videos: torch.Tensor | None = None,
+        vision_hidden_states: torch.Tensor | None = None,
+        vision_layers_done: int | None = None,
+        qformer_input_ids: torch.Tensor | None = None,
+        qformer_attention_mask: torch.Tensor | None = None,
+    ) -> PVChatVideoFeatures:
+        """Video to language-model-ready tokens.
+
+        Args:
+            pixel_values_videos: (V, N, T, C, H, W) pixels, or instead
+            vision_hidden_states: (V, N, S, D_v) states after `vision_layers_done` encoder blocks (all by default).
+            qformer_input_ids, qformer_attention_mask: (V * N, L_q) instruction for the Q-Former (the base model's
+                training used one; PVChat's does not).
+
+        Raises:
+            ValueError: both or neither of pixels and states are given.
+        """
+        if (pixel_values_videos is None) == (vision_hidden_states is None):
+            raise ValueError("Give pixel_values_videos or vision_hidden_states, one of the two.")
+        if vision_hidden_states is None:
+            vision_hidden_states = self.encode_video(pixel_values_videos)
+        elif vision_layers_done is not None and vision_layers_done < len(self.vision_tower.layers):
+            shape = vision_hidden_states.shape
+            vision_hidden_states = self.vision_tower.run_layers(
+                vision_hidden_states.flatten(0, 1).to(self.dtype), start=vision_layers_done
+            ).reshape(shape)
+        videos, tiles = vision_hidden_states.shape[:2]
+        encoder_states = self.vision_layernorm(
+            vision_hidden_states.flatten(0, 1).to(self.vision_layernorm.weight.dtype)
+        )
+        outputs = self.qformer(
+            self.query_embeds(videos * tiles),
+            encoder_states,
+            input_ids=qformer_input_ids,
+            attention_mask=qformer_attention_mask,
+        )
+        queries = outputs.last_hidden_state[:, : self.config.tokens_per_tile]
+        features = self.multi_modal_projector(queries).reshape(videos, tiles * self.config.tokens_per_tile, -1)
+        return PVChatVideoFeatures(
+            pooler_output=features,
+            last_hidden_state=queries,
+            router_logits=outputs.router_logits,
+            alpha_logits=outputs.alpha_logits,
+        )
+
+    def get_placeholder_mask(
+        self, input_ids: torch.Tensor, inputs_embeds: torch.Tensor, video_features: torch.Tensor
+    ) -> torch.Tensor:
+        """(B, L, D_t) boolean mask of the `<video>` positions.
+
+        Raises:
+            ValueError: the prompt has another number of placeholders than there are video tokens.
+        """
+        mask = input_ids == self.config.video_token_id
+        placeholders, tokens = int(mask.sum()), video_features.shape[0] * video_features.shape[1]
+        if placeholders != tokens:
+            raise ValueError(
+                f"The prompt has {placeholders} <video> placeholders but the videos give {tokens} tokens "
+                f"({video_features.shape[0]} videos of {video_features.shape[1]})."
+            )
+        return mask[..., None].expand_as(inputs_embeds)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        vision_hidden_states: torch.Tensor | None = None,
+        vision_layers_done: int | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        qformer_input_ids: torch.Tensor | None = None,
+        qformer_attention_mask: torch.Tensor | None = None,
+        **kwargs,
+    ) -> PVChatModelOutput:
+        """Reads text with videos in it.
+
+        Args:
+            input_ids: (B, L); videos fill the `<video>` placeholders in order.
+            pixel_values_videos, vision_hidden_states, vision_layers_done, qformer_*: see `get_video_features`. Ignored
+                when `input_ids` holds no placeholder (decoding steps).
+            attention_mask: (B, L) of 0 and 1, or a prepared (B, 1, L, L) mask.
+
+        Raises:
+            ValueError: both or neither of `input_ids` and `inputs_embeds`, a placeholder mismatch, or no video at all
+                for the placeholders.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Give input_ids or inputs_embeds, one of the two.")
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        features = None
+        has_video = pixel_values_videos is not None or vision_hidden_states is not None
+        if has_video and input_ids is None:
+            raise ValueError("Videos need input_ids: the placeholders say where they go.")
+        decoding = past_key_values is not None and past_key_values.get_seq_length() > 0
+        if has_video and not (decoding and not (input_ids == self.config.video_token_id).any()):
+            features = self.get_video_features(
+                pixel_values_videos,
+                vision_hidden_states,
+                vision_layers_done,
+                qformer_input_ids,
+                qformer_attention_mask,
+            )
+            video_embeds = features.pooler_output.to(inputs_embeds.device, inputs_embeds.dtype)
+            mask = self.get_placeholder_mask(input_ids, inputs_embeds, video_embeds)
+            inputs_embeds = inputs_embeds.masked_scatter(mask, video_embeds)
+        elif input_ids is not None and not decoding and (input_ids == self.config.video_token_id).any():
+            raise ValueError("The prompt has <video> placeholders but no video was given.")
+        outputs = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        return PVChatModelOutput(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            router_logits=features.router_logits if features is not None else None,
+            alpha_logits=features.alpha_logits if features is not None else None,
+            video_hidden_states=features.pooler_output if features is not None else None,
+        )
+
+
+class PVChatForConditionalGeneration(PVChatPreTrainedModel, GenerationMixin):
+    """PVChat with its language-model head."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+
+    def __init__(self, config: PVChatConfig):
+        super().__init__(config)
+        self.model = PVChatModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value):
+        self.model.set_input_embeddings(value)
+
+    def get_output_embeddings(self):
+        return self.lm_head
+
+    def set_output_embeddings(self, value):
+        self.lm_head = value
+
+    def get_video_features(self, *args, **kwargs) -> PVChatVideoFeatures:
+        """See `PVChatModel.get_video_features`."""
+        return self.model.get_video_features(*args, **kwargs)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        vision_hidden_states: torch.Tensor | None = None,
+        vision_layers_done: int | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        qformer_input_ids: torch.Tensor | None = None,
+        qformer_attention_mask: torch.Tensor | None = None,
+        **kwargs,
+    ) -> PVChatCausalLMOutput:
+        """As `PVChatModel.forward`, plus the head.
+
+        Args:
+            labels: (B, L), -100 where no loss is wanted; shifted inside.
+            logits_to_keep: compute logits of the last so many positions only (0: all), or of these positions.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            pixel_values_videos=pixel_values_videos,
+            vision_hidden_states=vision_hidden_states,
+            vision_layers_done=vision_layers_done,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            qformer_input_ids=qformer_input_ids,
+            qformer_attention_mask=qformer_attention_mask,
+            **kwargs,
+        )
+        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, keep])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
+            )
+        return PVChatCausalLMOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            router_logits=outputs.router_logits,
+            alpha_logits=outputs.alpha_logits,
+            video_hidden_states=outputs.video_hidden_states,
+        )
+
+
+__all__ = ["PVChatForConditionalGeneration", "PVChatModel", "PVChatPreTrainedModel"]

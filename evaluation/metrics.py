@@ -62,7 +62,7 @@ def existence_scores(answers: ExistenceAnswers, calibrated: bool = True) -> dict
 
 def accuracy(right: np.ndarray) -> float | None:
     """Share of right answers; `right` is (N,) bool."""
-    return float(np.mean(right)) if len(right) else None
+    return np.count_nonzero(right) / len(right) if len(right) else None
 
 
 def balanced_accuracy(present: np.ndarray, right: np.ndarray) -> float | None:

@@ -351,7 +351,7 @@ def init_router_weights(module: nn.Module):
 def insert_routers(
     qformer: PVChatQFormerModel,
     routing: str = "remoh",
-    start_layer: int | None = None,
+    routing_start_layer: int | None = None,
     num_shared_heads: int | None = None,
     num_routed_heads: int | None = None,
     num_active_heads: int | None = None,
@@ -369,7 +369,7 @@ def insert_routers(
         raise ValueError(f"The Q-Former already routes its heads (routing={config.routing!r}).")
     changed = {
         "routing": routing,
-        "routing_start_layer": start_layer,
+        "routing_start_layer": routing_start_layer,
         "num_shared_heads": num_shared_heads,
         "num_routed_heads": num_routed_heads,
         "num_active_heads": num_active_heads,

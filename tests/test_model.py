@@ -337,7 +337,7 @@ def test_inserting_remoh_routers_changes_no_output(start_layer):
     model = randomised(tiny_model())
     ids, videos = prompt(2), pixels(2)
     before = model(input_ids=ids, pixel_values_videos=videos).logits
-    insert_routers(model.model.qformer, "remoh", start_layer=start_layer, num_shared_heads=3, num_routed_heads=1)
+    insert_routers(model.model.qformer, "remoh", routing_start_layer=start_layer, num_shared_heads=3, num_routed_heads=1)
     outputs = model(input_ids=ids, pixel_values_videos=videos)
     assert len(outputs.router_logits) == {0: 6, 2: 3, 3: 1}[start_layer]
     assert all((relu_gates(logits) == 1).all() for logits in outputs.router_logits)
@@ -346,7 +346,7 @@ def test_inserting_remoh_routers_changes_no_output(start_layer):
 
 def test_inserted_routers_are_in_the_config_and_survive_saving(tmp_path):
     model = randomised(tiny_model())
-    insert_routers(model.model.qformer, "remoh", start_layer=3)
+    insert_routers(model.model.qformer, "remoh", routing_start_layer=3)
     assert model.config.qformer_config.routing == "remoh"
     assert model.config.qformer_config.routing_start_layer == 3
     model.save_pretrained(tmp_path)

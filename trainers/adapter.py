@@ -1,13 +1,13 @@
 """One subject = one plain PEFT folder, plus a small `subject.json` that says whom it knows and which base it fits.
 
-| profile | trained | size at full scale |
-|---|---|---|
-| `light` | LoRA on the language model and on the Q-Former, head routers, subject tokens, `<sks>` rows | tens of MB |
-| `paper` | LoRA on the language model, the Q-Former itself, last blocks of the encoder, subject tokens, `<sks>` rows | hundreds of MB |
+| profile | trained, besides subject tokens and `<sks>` rows                                    | at full scale    |
+|---------|-------------------------------------------------------------------------------------|------------------|
+| `light` | LoRA on the language model and on the Q-Former, head routers                        | tens of MB       |
+| `paper` | LoRA on the language model, the whole Q-Former, the last blocks of the encoder      | hundreds of MB   |
 
-A base has a plain Q-Former. Head routers are inserted before the adapter is attached, and start as the identity, so that
-the base with the adapter switched off stays what it was, bit for bit. `PeftModel.from_pretrained(base, folder)` needs
-the routers in `base`; `load_subject_adapter` puts them there.
+A base has a plain Q-Former. Head routers are inserted before the adapter is attached, and start as the identity, so
+that the base with the adapter switched off stays what it was, bit for bit. `PeftModel.from_pretrained(base, folder)`
+needs the routers in `base`; `load_subject_adapter` puts them there.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class AdapterSettings:
         routing: attention of the Q-Former: `"remoh"`, `"moh"` or `"none"`.
         rank, alpha: of every LoRA. Reference 16 and 32.
         dropout: of the LoRA inputs and inside the Q-Former. Reference 0.1 for both.
-        num_vision_layers: encoder blocks, counted from the last, that `paper` trains in stage 2. The reference unfreezes
-            the upper half, without effect (they are not in its optimiser); the paper says "the last few".
+        num_vision_layers: encoder blocks, counted from the last, that `paper` trains in stage 2. The reference
+            unfreezes the upper half, without effect (they are not in its optimiser).
         routing_start_layer, num_shared_heads, num_routed_heads, num_active_heads: `None` takes the base's settings.
     """
 
@@ -173,7 +173,7 @@ def _paper_modules(base, settings: AdapterSettings) -> list[str]:
     return names + [f"vision_tower.layers.{i}" for i in range(blocks - settings.num_vision_layers, blocks)]
 
 
-# -- which base ---------------------------------------------------------------------------------------------------------
+# -- which base -------------------------------------------------------------------------------------------------------
 
 
 def weights_hash(named: Mapping[str, torch.Tensor]) -> str:
@@ -215,7 +215,7 @@ def base_id(base) -> str:
     return Path(name).name if os.path.isabs(name) or os.path.isdir(name) else name
 
 
-# -- folders ------------------------------------------------------------------------------------------------------------
+# -- folders ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the trainers of both stages have in common: the loss, the parameter groups, and the state beside the weights."""
+"""What the trainers of both stages share: the loss, the parameter groups, and the state beside the weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch.nn import functional as F
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from trl import SFTTrainer
 
 from ..errors import PVChatError
@@ -72,8 +72,8 @@ class PVChatSFTTrainer(SFTTrainer):
         self._attention = base.config.text_config._attn_implementation
         if self._attention not in ("sdpa", "eager"):
             raise PVChatError(
-                f"Training needs sdpa or eager attention in the language model (a row holds several questions that must "
-                f"not see each other), got {self._attention!r}; load the base with attn_implementation='sdpa'."
+                f"Training needs sdpa or eager attention in the language model (questions of a row must not see each "
+                f"other), got {self._attention!r}; load the base with attn_implementation='sdpa'."
             )
         questions = [question for row in rows for question in row["qa"]]
         collator = GroupedCollator(
@@ -83,6 +83,7 @@ class PVChatSFTTrainer(SFTTrainer):
             qa_per_video=args.qa_per_video,
             seed=args.seed,
             weights=existence_weights(questions) if args.balance_existence else None,
+            decision_weight=args.decision_weight,
             grouped=grouped,
         )
         super().__init__(
@@ -94,6 +95,7 @@ class PVChatSFTTrainer(SFTTrainer):
             processing_class=processor,
             callbacks=[_EpochCallback(collator), *(callbacks or [])],
         )
+        self.remove_callback(PrinterCallback)  # standard output belongs to the command
         # SFTTrainer puts a forward with a fused head on the base. We never ask for it, and the base outlives us.
         vars(base).pop("forward", None)
 
@@ -102,11 +104,8 @@ class PVChatSFTTrainer(SFTTrainer):
         inputs = dict(inputs)
         targets, weights = inputs.pop("labels")[:, 1:], inputs.pop("loss_weights")[:, 1:]
         if inputs["attention_mask"].ndim == 4 and self._attention == "eager":
-            blocked = ~inputs["attention_mask"]
-            dtype = torch.get_autocast_dtype(blocked.device.type) if torch.is_autocast_enabled() else model.dtype
-            inputs["attention_mask"] = torch.zeros(blocked.shape, dtype=dtype, device=blocked.device).masked_fill(
-                blocked, torch.finfo(dtype).min
-            )
+            blocked = (~inputs["attention_mask"]).float()  # eager attention adds its mask
+            inputs["attention_mask"] = blocked * torch.finfo(torch.float32).min
         answered = targets.ne(IGNORED)
         keep = answered.any(dim=0).nonzero()[:, 0]  # the head runs only where some row has an answer token to predict
         outputs = model(**inputs, use_cache=False, logits_to_keep=keep)

@@ -73,12 +73,13 @@ class GroupedCollator:
         still: first frame only (stage 1); used when there is no cache.
         qa_per_video, seed: see `questions_of_epoch`. Set `epoch` before each epoch.
         weights: loss weights of existence answers, see `existence_weights`.
+        decision_weight: further factor on the first token of an existence answer, the "Yes" or "No".
         grouped: `False` gives one row per question with the video repeated, for comparison.
 
     Returns on call:
-        `input_ids`, `position_ids`, `labels` (B, L) int64, `loss_weights` (B, L) float32, `attention_mask` (B, 1, L, L)
-        bool (ungrouped: (B, L) int64), and the videos: `vision_hidden_states` (V, N, S, D) with `vision_layers_done`,
-        or `pixel_values_videos` (V, N, T, 3, H, W).
+        `input_ids`, `position_ids`, `labels` (B, L) int64, `loss_weights` (B, L) float32, `attention_mask`
+        (B, 1, L, L) bool (ungrouped: (B, L) int64), and the videos: `vision_hidden_states` (V, N, S, D) with
+        `vision_layers_done`, or `pixel_values_videos` (V, N, T, 3, H, W).
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class GroupedCollator:
         qa_per_video: int | None = None,
         seed: int = 0,
         weights: dict[bool, float] | None = None,
+        decision_weight: float = 1.0,
         grouped: bool = True,
     ):
         self.processor = processor
@@ -97,6 +99,7 @@ class GroupedCollator:
         self.qa_per_video = qa_per_video
         self.seed = seed
         self.weights = weights or {True: 1.0, False: 1.0}
+        self.decision_weight = decision_weight
         self.grouped = grouped
         self.epoch = 0
         self._prefix = processor.encode_prefix()
@@ -143,6 +146,8 @@ class GroupedCollator:
                 positions[b, begin:end] = torch.arange(start, start + len(ids))
                 segments[b, begin:end] = number
                 loss_weights[b, begin:end] = self._weight(question)
+                if question["category"] == "existence":
+                    loss_weights[b, begin + asked] *= self.decision_weight
                 begin = end
         mask = group_mask(segments) if self.grouped else (segments >= 0).long()
         return {

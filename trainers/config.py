@@ -23,19 +23,22 @@ class PVChatTrainingConfig(SFTConfig):
 
     Args:
         subject_learning_rate: subject tokens and the two `<sks>` rows (embedding and head). Reference 1e-4.
-        router_learning_rate: head routers. Reference 1e-6; with Adam a router weight then moves at most 1e-6 a step, so
-            activity stays where it starts. The default lets it reach its target within one epoch of the light recipe.
+        router_learning_rate: head routers. Reference 1e-6: with Adam a router weight moves that much in a step, and
+            the share of active heads stays where it starts. With the default it is on target after about 50 steps.
         qformer_learning_rate: what changes the Q-Former (`paper`: its weights, reference 1e-5; `light`: its LoRA).
-        lora_learning_rate: LoRA of the language model. Reference 1e-5, with 728 steps an epoch; grouped batches make 81
-            or fewer, hence the higher default.
+        lora_learning_rate: LoRA of the language model. Reference 1e-5 with 728 steps an epoch; grouped batches make 81
+            or fewer.
         vision_learning_rate: last blocks of the video encoder (`paper`, stage 2). The paper gives none.
         qa_per_video: questions that share one row. A video comes once an epoch and brings this many of its questions,
             others in the next epoch, in an order given by seed and epoch; `None` brings all of them every time.
         balance_existence: weigh the answers of existence questions so that "yes" and "no" count equally.
+        decision_weight: factor on the loss of the "Yes" or "No" that opens an existence answer. The rest of the answer
+            is one of many phrasings and teaches nothing about who is there. Reference 1.
         spr, hae: use these losses (only with `remoh` routing).
-        spr_variant: `"paper"`, or `"reference"` for what the authors' code computes.
-        spr_start: first coefficient beta. Reference 1e-8.
-        spr_max: largest beta. Reference 10: beta grows for as long as too many heads are on.
+        spr_variant: `"quantile"`, the paper's with another centre (see `quantile_spr_loss`); `"paper"` to the letter;
+            or `"reference"` for what the authors' code computes.
+        spr_start: first coefficient beta. Reference 1e-8, from where it takes 46 steps to 1.
+        spr_max: largest beta; it grows for as long as too many heads are on. Reference 10.
         sparsity_gain: k of `beta <- beta exp(k (T - R))`. Reference 0.8.
         sparsity_weight: factor on both losses.
         balance_weight: factor on the load-balancing loss of `moh` routing. MoH (Jin et al., 2024): 0.01.
@@ -48,11 +51,12 @@ class PVChatTrainingConfig(SFTConfig):
     vision_learning_rate: float = 1e-5
     qa_per_video: int | None = None
     balance_existence: bool = True
+    decision_weight: float = 1.0
     spr: bool = True
     hae: bool = True
     spr_variant: str = "quantile"
-    spr_start: float = 1e-8
-    spr_max: float = 10.0
+    spr_start: float = 1e-3
+    spr_max: float = 1.0
     sparsity_gain: float = 0.8
     sparsity_weight: float = 1.0
     balance_weight: float = 0.01
@@ -64,6 +68,7 @@ class PVChatTrainingConfig(SFTConfig):
     lr_scheduler_type: str = "constant"  # reference
     max_grad_norm: float = 0.0  # reference: none; Adam is indifferent to the scale that beta gives the gradient
     gradient_checkpointing: bool = False  # a 7B language model wants True
+    dataloader_pin_memory: bool = field(default_factory=torch.cuda.is_available)
     bf16: bool | None = None  # True where the device is a GPU that has it
     max_length: int | None = None  # cutting a prompt would cut video placeholders
     loss_type: str = "nll"
@@ -75,6 +80,7 @@ class PVChatTrainingConfig(SFTConfig):
     dataset_kwargs: dict[str, Any] | None = field(default_factory=lambda: {"skip_prepare_dataset": True})
 
     def __post_init__(self):
+        self.activation_checkpointing = self.gradient_checkpointing  # its name from transformers 5.23 on
         if self.bf16 is None:
             self.bf16 = not self.use_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         if self.spr_variant not in SPR_VARIANTS:

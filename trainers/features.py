@@ -65,7 +65,9 @@ class FeatureCache:
                 pixels = self.processor.video_processor(
                     videos=[row["path"] for row in batch], return_tensors="pt", still=self.still
                 )["pixel_values_videos"]
-                with torch.no_grad():
+                # blocks that train in stage 2 are float32 copies in a bfloat16 base
+                mixed = torch.autocast(device.type, self.model.dtype, enabled=self.model.dtype != torch.float32)
+                with torch.no_grad(), mixed:
                     states = self.model.encode_video(pixels.to(device), num_layers=self.layers_done)
                 for row, state in zip(batch, states.cpu(), strict=True):
                     path = self._path(row["sha256"])

@@ -1,7 +1,7 @@
 """Which parameter trains in which stage, and in which learning-rate group.
 
-A table has one row per part of the model and kind of parameter, and must match every parameter exactly once: a part that
-nobody thought of is an error, not a silent default. Kinds:
+A table has one row per part of the model and kind of parameter, and must match every parameter exactly once: a part
+that nobody thought of is an error, not a silent default. Kinds:
 
     base    a weight of the base model (never trained)
     lora    LoRA matrices

@@ -5,8 +5,8 @@
     out/adapter/{adapter_config.json, adapter_model.safetensors, subject.json}
     out/features/        encoder states, while training
 
-`stage.json` holds a key of everything that decides the stage's result. Run again with the same key, a finished stage is
-skipped and an unfinished one goes on from its last checkpoint; with another key it starts over.
+`stage.json` holds a key of everything that decides the stage's result. Run again with the same key, a finished stage
+is skipped and an unfinished one goes on from its last checkpoint; with another key it starts over.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from peft import set_peft_model_state_dict
 from peft.utils import load_peft_weights
 from tqdm import tqdm
 from transformers import TrainerCallback
+from transformers.utils import cached_file
 
 from ..errors import PVChatError
 from ..modeling_pvchat.modeling_pvchat import PVChatForConditionalGeneration
@@ -34,7 +35,6 @@ from .adapter import (
     AdapterSettings,
     base_hash,
     build_subject_model,
-    replace_folder,
     save_subject_adapter,
     subject_record,
 )
@@ -50,6 +50,7 @@ STAGES: dict[str, tuple[type[PVChatSFTTrainer], type[PVChatTrainingConfig]]] = {
     "2": (VideoStageTrainer, Stage2Config),
 }
 SETTINGS = ("adapter", "train", *STAGES)
+BASE_SETTINGS_FILE = "training.json"
 
 
 def train_subject(
@@ -74,16 +75,18 @@ def train_subject(
         stages: `("1", "2")`, or one of them alone. `("2",)` starts from a finished stage 1 in `out` if there is one.
         seed: of everything that is drawn.
         settings: changes of defaults: `"adapter"` (fields of `AdapterSettings`), `"train"` (of
-            `PVChatTrainingConfig`, both stages), `"1"` and `"2"` (one stage).
+            `PVChatTrainingConfig`, both stages), `"1"` and `"2"` (one stage). A base may bring its own in a file
+            `training.json` beside its weights (learning rates depend on a model's size); these come on top.
         progress: show bars.
 
     Raises:
-        PVChatError: unknown stage or setting, no training questions, or a base that does not fit.
+        PVChatError: unknown stage or setting, no training questions, a base that does not fit, or a stage 1 in `out`
+            that belongs to another run.
     """
     out = Path(out)
-    settings = dict(settings or {})
+    settings = merged_settings(base_settings(base), settings or {})
     check_settings(settings, stages)
-    shape = AdapterSettings(**{"profile": profile, "routing": routing} | dict(settings.get("adapter", {})))
+    shape = AdapterSettings(**{"profile": profile, "routing": routing} | settings["adapter"])
     if isinstance(base, str | Path):
         processor = PVChatProcessor.from_pretrained(base)
         on_gpu = torch.cuda.is_available()
@@ -103,15 +106,20 @@ def train_subject(
             output_dir=str(folder / "checkpoints"),
             seed=seed,
             disable_tqdm=True,
-            **{**settings.get("train", {}), **settings.get(name, {})},
+            **settings["train"] | settings[name],
         )
         key = hash_of({"before": key, "stage": name, "settings": args.own_settings()})
         if finished(folder, key):
             set_peft_model_state_dict(model, load_peft_weights(str(folder / "adapter"), device="cpu"))
-        elif name in stages:
-            run_stage(name, trainer_class, args, model, processor, dataset, out, shape, key, controller, done, progress)
+        elif name not in stages:
+            raise PVChatError(
+                f"{folder} was trained on other data or with other settings, so stage {stages[0]} cannot go on from it; "
+                f"train both stages, or pass another output folder."
+            )
         else:
-            continue  # an old stage 1, trained with other settings
+            run_stage(
+                trainer_class, args, model, processor, dataset, out, shape, key, controller, [*done, name], progress
+            )
         controller = json.loads((folder / "controller.json").read_text(encoding="utf-8"))
         done.append(name)
     shutil.rmtree(out / "features", ignore_errors=True)
@@ -120,7 +128,6 @@ def train_subject(
 
 
 def run_stage(
-    name: str,
     trainer_class: type[PVChatSFTTrainer],
     args: PVChatTrainingConfig,
     model,
@@ -130,11 +137,12 @@ def run_stage(
     shape: AdapterSettings,
     key: str,
     controller: dict[str, Any] | None,
-    before: list[str],
+    stages: list[str],
     progress: bool,
 ) -> None:
-    """Trains one stage of `model` in place and writes its folder; `stage.json` says "finished" last of all."""
+    """Trains the last of `stages` in place and writes its folder; `stage.json` says "finished" last of all."""
     start = time.perf_counter()
+    name = stages[-1]
     folder = out / f"stage{name}"
     marker = read_marker(folder)
     if marker.get("key") != key:
@@ -144,6 +152,7 @@ def run_stage(
     rows = training_rows(dataset.split("train"), still=trainer_class.still)
     blocks = len(model.get_base_model().model.vision_tower.layers)
     trained = shape.num_vision_layers if shape.profile == "paper" and trainer_class.stage == 2 else 0
+    model.to(args.device)
     inner = model.get_base_model().model
     features = FeatureCache(inner, processor, out / "features", blocks - trained, trainer_class.still)
     features.fill(rows, progress=progress)
@@ -172,12 +181,13 @@ def run_stage(
         },
     )
     record = subject_record(
-        model, dataset.subject, shape.profile, dataset.manifest["dataset_hash"], [*before, name], args.seed
+        model, dataset.subject, shape.profile, dataset.manifest["dataset_hash"], stages, args.seed
     )
     save_subject_adapter(model, folder / "adapter", record)
     shutil.rmtree(args.output_dir)
     seconds = round(time.perf_counter() - start, 2)
-    write_json(folder / "stage.json", {"key": key, "finished": True, "seconds": seconds, "steps": len(trainer.history)})
+    steps = len(trainer.history)
+    write_json(folder / "stage.json", {"key": key, "finished": True, "seconds": seconds, "steps": steps})
 
 
 class StageBar(TrainerCallback):
@@ -199,6 +209,20 @@ class StageBar(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         self.bar.close()
+
+
+def base_settings(base: Any) -> dict[str, dict[str, Any]]:
+    """What a base recommends in its `training.json`; nothing for a loaded model or a base without the file."""
+    if not isinstance(base, str | Path):
+        return {}
+    path = cached_file(base, BASE_SETTINGS_FILE, _raise_exceptions_for_missing_entries=False)
+    return {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def merged_settings(*layers: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Sections of all layers; where two set the same field, the later one counts."""
+    names = {name for layer in layers for name in layer} | set(SETTINGS)
+    return {name: {k: v for layer in layers for k, v in layer.get(name, {}).items()} for name in names}
 
 
 def check_settings(settings: Mapping[str, Mapping[str, Any]], stages: Sequence[str]) -> None:

@@ -1,8 +1,8 @@
 """The losses that keep about half of the routed heads on, with the state they need.
 
 The functions are in `modeling_pvchat.sparsity`; here lives beta, which grows while too many heads are on and shrinks
-while too few are. It is trainer state: moved once per optimiser step, from the mean over micro-batches and ranks, never
-in evaluation, and part of every checkpoint.
+while too few are. It is trainer state: moved once per optimiser step, from the mean over micro-batches and ranks,
+never in evaluation, and part of every checkpoint.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Stage 2: the subject in motion.
 
-Goes on from stage 1 on whole clips with all questions, for seven epochs. The `paper` profile also trains the last blocks
-of the video encoder.
+Goes on from stage 1 on whole clips with all questions, for seven epochs. The `paper` profile also trains the last
+blocks of the video encoder.
 """
 
 from __future__ import annotations

@@ -29,6 +29,13 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, IterableDataset
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerFast
+
 from pvchat.dataset_builder.cartoon import (
     ATTRIBUTE_VALUES,
     Identity,
@@ -44,12 +51,6 @@ from pvchat.modeling_pvchat.configuration_pvchat import PVChatConfig
 from pvchat.modeling_pvchat.modeling_pvchat import PVChatForConditionalGeneration
 from pvchat.modeling_pvchat.processing_pvchat import SUBJECT_TOKEN, PVChatProcessor
 from pvchat.modeling_pvchat.video_processing_pvchat import PVChatVideoProcessor
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader, IterableDataset
-from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerFast
 
 IMAGE_SIZE, NUM_FRAMES, TUBELET = 64, 8, 2
 VOCABULARY = 1280

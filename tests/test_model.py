@@ -337,7 +337,8 @@ def test_inserting_remoh_routers_changes_no_output(start_layer):
     model = randomised(tiny_model())
     ids, videos = prompt(2), pixels(2)
     before = model(input_ids=ids, pixel_values_videos=videos).logits
-    insert_routers(model.model.qformer, "remoh", routing_start_layer=start_layer, num_shared_heads=3, num_routed_heads=1)
+    heads = {"num_shared_heads": 3, "num_routed_heads": 1}
+    insert_routers(model.model.qformer, "remoh", routing_start_layer=start_layer, **heads)
     outputs = model(input_ids=ids, pixel_values_videos=videos)
     assert len(outputs.router_logits) == {0: 6, 2: 3, 3: 1}[start_layer]
     assert all((relu_gates(logits) == 1).all() for logits in outputs.router_logits)

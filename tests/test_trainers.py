@@ -3,11 +3,15 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
 
+from pvchat.dataset_builder.cartoon import Scene, cast, render_clip
 from pvchat.errors import PVChatError
+from pvchat.session import EMBEDDED_BASE
 from pvchat.trainers.adapter import AdapterSettings, SubjectRecord, build_subject_model, load_subject_adapter
 from pvchat.trainers.base import STATE_FILE, last_checkpoint
 from pvchat.trainers.collator import training_rows
@@ -52,10 +56,12 @@ def base(tmp_path_factory):
     return tiny_base(tmp_path_factory.mktemp("base"))
 
 
-def make_trainer(folder, dataset, stage=2, profile="light", callbacks=None, shape=None, **args):
+def make_trainer(folder, dataset, stage=2, profile="light", shape=None, head=1.0, **args):
     trainer_class, config_class = TRAINERS[stage]
     shape = AdapterSettings(profile=profile, num_vision_layers=1, **(shape or {}))
-    model = build_subject_model(tiny_model(), shape, seed=0)
+    base = tiny_model()
+    base.lm_head.weight.data *= head
+    model = build_subject_model(base, shape, seed=0)
     processor = tiny_processor()
     rows = training_rows(dataset.split("train"), still=trainer_class.still)
     inner = model.get_base_model().model
@@ -63,7 +69,7 @@ def make_trainer(folder, dataset, stage=2, profile="light", callbacks=None, shap
     features = FeatureCache(inner, processor, folder / "features", layers_done, trainer_class.still).fill(rows)
     options = {"use_cpu": True, "disable_tqdm": True, "save_strategy": "no", "logging_strategy": "no"} | args
     config = config_class(str(folder / "out"), **options)
-    return trainer_class(model, config, rows, processor, profile, features=features, callbacks=callbacks)
+    return trainer_class(model, config, rows, processor, profile, features=features)
 
 
 def part(name):
@@ -89,10 +95,8 @@ def test_a_stage_moves_its_parameters_and_no_others(tmp_path, dataset, stage, pr
     expected = {
         name for name, _ in trainer.model.named_parameters() if part(name) in MOVES[profile][stage - 1]
     }
-    # `alpha` of a router saturates at its clamp and a key bias cancels in the softmax: no gradient by construction.
     assert not moved - expected
-    still = {name for name in expected - moved if not name.endswith("key.bias")}
-    assert not still
+    assert not {name for name in expected - moved if not name.endswith("key.bias")}  # cancels in the softmax
     assert {part(name) for name in moved} == set(MOVES[profile][stage - 1])
 
 
@@ -110,37 +114,54 @@ def test_each_group_learns_at_its_own_rate(tmp_path, dataset):
 
 
 def test_the_subject_is_learned(tmp_path, dataset):
-    rates = {f"{name}_learning_rate": 3e-3 for name in ("subject", "router", "qformer", "lora")}
-    trainer = make_trainer(tmp_path, dataset, num_train_epochs=30, **rates)
+    rates = {f"{name}_learning_rate": 5e-3 for name in ("subject", "qformer", "lora")}
+    # The random head is frozen, and too small to prefer any token.
+    trainer = make_trainer(tmp_path, dataset, head=30.0, num_train_epochs=40, shape={"dropout": 0.0}, **rates)
     trainer.train()
     losses = [record["lm_loss"] for record in trainer.history]
     assert sum(losses[-4:]) < 0.3 * sum(losses[:4])
 
 
-# -- sparsity -----------------------------------------------------------------------------------------------------------
+# -- sparsity ---------------------------------------------------------------------------------------------------------
+
+
+def draw_cartoon(present, seed):
+    """One of the cast, or one of four others, in a random scene."""
+    people = cast(5)
+    member = people[0] if present else people[1 + seed % 4]
+    return render_clip(member.identity, Scene.random(np.random.default_rng(seed)))
 
 
 @pytest.fixture(scope="module")
-def curves(tmp_path_factory, dataset):
-    """Share of active heads over 160 steps, with SPR and HAE and without."""
+def curves(tmp_path_factory):
+    """Share of active heads over 96 steps on cartoon clips and the embedded base, with SPR and HAE and without.
+
+    Read from the history that a run saves.
+    """
+    dataset = tiny_dataset(tmp_path_factory.mktemp("cartoon"), 6, 10, draw=draw_cartoon)
     found = {}
     for name, losses in {"with": True, "without": False}.items():
-        folder = tmp_path_factory.mktemp(name)
-        trainer = make_trainer(
-            folder, dataset, num_train_epochs=80, spr=losses, hae=losses, qa_per_video=2, shape={"dropout": 0.0}
-        )
-        trainer.train()
-        found[name] = [record["active_heads"] for record in trainer.history]
+        out = tmp_path_factory.mktemp(name)
+        settings = {
+            "adapter": {"dropout": 0.0},
+            "train": {"spr": losses, "hae": losses, "qa_per_video": 1, "use_cpu": True, "save_strategy": "no"},
+            "2": {"num_train_epochs": 12, "per_device_train_batch_size": 2},
+        }
+        train_subject(EMBEDDED_BASE, dataset, out, stages=("2",), settings=settings)
+        history = json.loads((out / "stage2" / "history.json").read_text())
+        found[name] = [record["active_heads"] for record in history["steps"]]
     return found
 
 
+@pytest.mark.slow
 def test_spr_and_hae_bring_the_active_heads_to_their_target_and_hold_them(curves):
     assert curves["with"][0] == 1.0
-    assert all(abs(rate - 0.5) < 0.1 for rate in curves["with"][-40:])
+    assert all(abs(rate - 0.5) < 0.1 for rate in curves["with"][-30:])
 
 
-def test_without_them_the_heads_stay_on(curves):
-    assert all(abs(rate - 0.5) > 0.1 for rate in curves["without"][-40:])
+@pytest.mark.slow
+def test_without_them_the_heads_do_not_come_near(curves):
+    assert all(abs(rate - 0.5) > 0.1 for rate in curves["without"])
 
 
 @pytest.mark.parametrize("target", [0.25, 0.5, 0.75])
@@ -221,8 +242,6 @@ def test_evaluate_reports_the_parts_and_leaves_the_state_alone(tmp_path, dataset
     trainer.train()
     before = json.dumps(trainer.state_dict())
     rows = training_rows(dataset.split("train")[:2], still=False)
-    from datasets import Dataset
-
     metrics = trainer.evaluate(Dataset.from_list(rows))
     assert json.dumps(trainer.state_dict()) == before
     logged = trainer.state.log_history[-1]
@@ -230,7 +249,7 @@ def test_evaluate_reports_the_parts_and_leaves_the_state_alone(tmp_path, dataset
     assert metrics["eval_loss"] > 0
 
 
-# -- whole runs, stopped and resumed ------------------------------------------------------------------------------------
+# -- whole runs, stopped and resumed ----------------------------------------------------------------------------------
 
 FAST = {
     "adapter": {"rank": 4},
@@ -376,7 +395,8 @@ def test_a_base_brings_its_own_settings_and_the_callers_count_more(base, dataset
     own = {"train": {"qa_per_video": 1, "per_device_train_batch_size": 8, "use_cpu": True}}
     (folder / "training.json").write_text(json.dumps(own))
     train_subject(folder, dataset, tmp_path / "a", stages=("1",))
-    train_subject(folder, dataset, tmp_path / "b", stages=("1",), settings={"train": {"per_device_train_batch_size": 4}})
+    changed = {"train": {"per_device_train_batch_size": 4}}
+    train_subject(folder, dataset, tmp_path / "b", stages=("1",), settings=changed)
     steps = [json.loads((tmp_path / name / "stage1" / "stage.json").read_text())["steps"] for name in "ab"]
     assert steps == [1, 2]
 
@@ -400,7 +420,7 @@ def test_bad_arguments_give_one_line(base, dataset, tmp_path, arguments, message
     assert "\n" not in str(error.value)
 
 
-# -- features -----------------------------------------------------------------------------------------------------------
+# -- features ---------------------------------------------------------------------------------------------------------
 
 
 def test_clips_are_encoded_once(dataset, tmp_path, monkeypatch):

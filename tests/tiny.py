@@ -146,10 +146,12 @@ def tiny_clip(subject_present: bool, seed: int = 0, frames: int = 8, size: int =
     return clip
 
 
-def tiny_videos(folder: Path, positives: int = 3, negatives: int = 5, qa_copies: int = 1, split: str = "train"):
+def tiny_videos(
+    folder: Path, positives: int = 3, negatives: int = 5, qa_copies: int = 1, split: str = "train", draw=tiny_clip
+):
     """Writes clips as mp4 under `folder/clips` and returns their `VideoRow`s, each with its questions.
 
-    Every clip gets the questions of `QUESTIONS`, `qa_copies` times.
+    Every clip gets the questions of `QUESTIONS`, `qa_copies` times. `draw(subject_present, seed)` gives its frames.
     """
     from pvchat.dataset_builder.records import STILL_CATEGORIES, QARow, VideoRow
     from pvchat.dataset_builder.video_io import write_video
@@ -161,7 +163,7 @@ def tiny_videos(folder: Path, positives: int = 3, negatives: int = 5, qa_copies:
         seed = index + (1000 if split == "test" else 0)
         video_id = f"{split}-{index:03d}"
         path = folder / "clips" / f"{video_id}.mp4"
-        clip = tiny_clip(present, seed)
+        clip = draw(present, seed)
         write_video(path, clip, fps=8.0)
         qa = [
             QARow(
@@ -205,13 +207,15 @@ def tiny_videos(folder: Path, positives: int = 3, negatives: int = 5, qa_copies:
     return rows
 
 
-def tiny_dataset(folder: Path, positives: int = 3, negatives: int = 5, qa_copies: int = 1, test: int = 0):
+def tiny_dataset(
+    folder: Path, positives: int = 3, negatives: int = 5, qa_copies: int = 1, test: int = 0, draw=tiny_clip
+):
     """A `LocalDataset` of drawn clips; `test` clips of each kind go to the test split."""
     from pvchat.dataset_builder import LocalDataset
 
-    rows = tiny_videos(folder, positives, negatives, qa_copies)
+    rows = tiny_videos(folder, positives, negatives, qa_copies, draw=draw)
     if test:
-        rows += tiny_videos(folder, test, test, qa_copies, split="test")
+        rows += tiny_videos(folder, test, test, qa_copies, split="test", draw=draw)
     digest = hashlib.sha256("".join(row.sha256 for row in rows).encode()).hexdigest()
     manifest = {"format_version": 1, "subject": SUBJECT, "noun": "person", "dataset_hash": digest}
     return LocalDataset(subject=SUBJECT, manifest=manifest, videos=rows, root=folder)

@@ -114,9 +114,9 @@ class PVChatSFTTrainer(SFTTrainer):
         )
         count = answered.sum() if num_items_in_batch is None else num_items_in_batch
         lm_loss = (losses * weights[:, keep].flatten()).sum() / count
-        loss = lm_loss
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
-            loss = loss * self.accelerator.num_processes  # DDP averages over ranks what `count` already divided
+            lm_loss = lm_loss * self.accelerator.num_processes  # DDP averages over ranks what `count` already divided
+        loss = lm_loss
         terms = self._sparsity_terms(outputs.router_logits)
         if terms is not None:
             # A mean per micro-batch: averaged over accumulation here, over ranks by DDP.
@@ -129,11 +129,12 @@ class PVChatSFTTrainer(SFTTrainer):
         return self.controller.terms(router_logits, self.model.training) if router_logits else None
 
     def _note(self, lm_loss: torch.Tensor, terms: SparsityTerms | None) -> None:
-        """Keeps the parts of the loss for the log; one transfer from the device per step."""
+        """Keeps the parts of the loss for the log, as means over ranks; one transfer from the device per batch."""
         names, values = ["lm_loss"], [lm_loss.detach()]
         if terms is not None:
             names, values = names + ["spr", "hae", "active_heads"], values + [terms.spr, terms.hae, terms.active_heads]
-        parts = dict(zip(names, torch.stack([v.float() for v in values]).tolist(), strict=True))
+        means = self.accelerator.reduce(torch.stack([value.float() for value in values]), reduction="mean")
+        parts = dict(zip(names, means.tolist(), strict=True))
         for name, value in parts.items():
             self._metrics["train" if self.model.training else "eval"][name].append(value)
         if self.model.training:

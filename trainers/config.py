@@ -24,7 +24,7 @@ class PVChatTrainingConfig(SFTConfig):
     Args:
         subject_learning_rate: subject tokens and the two `<sks>` rows (embedding and head). Reference 1e-4.
         router_learning_rate: head routers. Reference 1e-6: with Adam a router weight moves that much in a step, and
-            the share of active heads stays where it starts. With the default it is on target after about 50 steps.
+            the share of active heads stays where it starts. With the default it is on target after about 60 steps.
         qformer_learning_rate: what changes the Q-Former (`paper`: its weights, reference 1e-5; `light`: its LoRA).
         lora_learning_rate: LoRA of the language model. Reference 1e-5 with 728 steps an epoch; grouped batches make 81
             or fewer.

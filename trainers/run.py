@@ -113,8 +113,8 @@ def train_subject(
             set_peft_model_state_dict(model, load_peft_weights(str(folder / "adapter"), device="cpu"))
         elif name not in stages:
             raise PVChatError(
-                f"{folder} was trained on other data or with other settings, so stage {stages[0]} cannot go on from it; "
-                f"train both stages, or pass another output folder."
+                f"{folder} was trained on other data or with other settings, so stage {stages[0]} cannot go on from "
+                f"it; train both stages, or pass another output folder."
             )
         else:
             run_stage(

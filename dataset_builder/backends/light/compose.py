@@ -36,6 +36,10 @@ class Shot:
         )
 
 
+FOREGROUND_SHARE = 0.7  # of the clips have something in front of the body
+BELOW_NECK = 0.05  # of the frame's height that stays visible under the neck
+
+
 def place_kind(prompt: str, seed: int) -> str:
     """The kind of place that `prompt` names, or one drawn from the seed when it names none."""
     return prompt if prompt in PLACES else list(PLACES)[int(generator("kind", seed).integers(len(PLACES)))]
@@ -49,6 +53,7 @@ def compose(cutout: Cutout, prompt: str, seed: int) -> np.ndarray:
     shot = Shot.random(seed)
     place = draw_place(place_kind(prompt, seed), H, W, seed)
     table = _light_table(shot)
+    front, edge = _foreground(cutout, shot, seed)
     frames = []
     for t in range(T):
         when = t / max(1, T - 1) - 0.5
@@ -65,8 +70,31 @@ def compose(cutout: Cutout, prompt: str, seed: int) -> np.ndarray:
         person = Image.fromarray(cutout.rgb[t]).transform(**options)
         matte = Image.fromarray(cutout.alpha[t]).transform(**options)
         ground.paste(person, mask=matte)
+        if front is not None:
+            ground.paste(front, (0, edge))
         frames.append(np.asarray(ground.point(table)))
     return np.stack(frames)
+
+
+def _foreground(cutout: Cutout, shot: Shot, seed: int):
+    """A counter, hedge or wall that hides the body in most clips: picture and its upper edge in pixels, or None and 0.
+
+    All clips of one reference show one kind of clothing and one posture. Were the body always in view, a model could
+    tell positives from negatives by it and never look at the face.
+    """
+    from PIL import Image
+
+    rng = generator("foreground", seed)
+    _, H, W = cutout.alpha.shape
+    neck = (float(cutout.neck.max()) - H) * shot.zoom + H
+    edge = round(neck + BELOW_NECK * H)
+    if rng.random() >= FOREGROUND_SHARE or not 0 < edge < 0.95 * H:
+        return None, 0
+    kinds = list(PLACES)
+    texture = draw_place(kinds[int(rng.integers(len(kinds)))], H, W, seed + 1)
+    front = texture[-(H - edge) :, :W].copy()
+    front[: max(1, H // 64)] = (front[: max(1, H // 64)] * 0.4).astype(np.uint8)
+    return Image.fromarray(front), edge
 
 
 def _light_table(shot: Shot) -> list[int]:

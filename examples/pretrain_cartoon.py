@@ -51,6 +51,7 @@ from pvchat.modeling_pvchat.configuration_pvchat import PVChatConfig
 from pvchat.modeling_pvchat.modeling_pvchat import PVChatForConditionalGeneration
 from pvchat.modeling_pvchat.processing_pvchat import SUBJECT_TOKEN, PVChatProcessor
 from pvchat.modeling_pvchat.video_processing_pvchat import PVChatVideoProcessor
+from pvchat.session import EMBEDDED_BASE
 
 IMAGE_SIZE, NUM_FRAMES, TUBELET = 64, 8, 2
 VOCABULARY = 1280
@@ -376,7 +377,7 @@ class Pretraining:
         self.out = Path(args.out)
         self.state_file = self.out.with_name(self.out.name + ".state.pt")
         torch.manual_seed(args.seed)
-        tokenizer = build_tokenizer()
+        tokenizer = build_tokenizer() if args.new_tokenizer else PreTrainedTokenizerFast.from_pretrained(EMBEDDED_BASE)
         config = build_config(tokenizer)
         self.processor = build_processor(tokenizer, config)
         self.model = PVChatForConditionalGeneration(config)
@@ -619,6 +620,7 @@ def main() -> None:
     parser.add_argument("--evaluate-every", type=int, default=200)
     parser.add_argument("--test-clips", type=int, default=400)
     parser.add_argument("--processes", type=int, default=2, help="one core each; gradients are averaged")
+    parser.add_argument("--new-tokenizer", action="store_true", help="train one instead of taking the embedded one")
     parser.add_argument("--snapshot", action="store_true", help="write the model as far as it is trained, then stop")
     args = parser.parse_args()
     args.bf16_evaluation = True

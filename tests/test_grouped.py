@@ -1,8 +1,11 @@
 """Training on videos with many questions equals training on single questions."""
 
+import json
+
 import pytest
 import torch
 
+from benchmarks.grouped_training import main
 from pvchat.trainers.adapter import AdapterSettings, build_subject_model
 from pvchat.trainers.collator import training_rows
 from pvchat.trainers.config import Stage2Config
@@ -98,7 +101,7 @@ def test_a_leak_between_questions_would_be_noticed(tmp_path, rows):
 
 
 def test_accumulated_steps_equal_one_big_batch(tmp_path, rows):
-    """Four rows at once, or two times two: the same update."""
+    """Four rows at once, or two times two: the same update (of the answers; SPR is a norm and not additive)."""
     runs = []
     for batch, steps in ((4, 1), (2, 2)):
         trainer = make_trainer(
@@ -110,8 +113,21 @@ def test_accumulated_steps_equal_one_big_batch(tmp_path, rows):
             gradient_accumulation_steps=steps,
             save_strategy="no",
             optim="sgd",
+            spr=False,
+            hae=False,
+            **{f"{name}_learning_rate": 1.0 for name in ("subject", "router", "qformer", "lora")},
         )
+        before = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
         trainer.train()
-        runs.append({n: p.detach() for n, p in trainer.model.named_parameters() if p.requires_grad})
-    for name, value in runs[0].items():
-        assert torch.allclose(value, runs[1][name], atol=1e-6), name
+        runs.append({n: p.detach() - before[n] for n, p in trainer.model.named_parameters() if n in before})
+    for name, update in runs[0].items():
+        assert torch.allclose(update, runs[1][name], atol=1e-6), name
+    assert max(update.abs().max() for update in runs[0].values()) > 1e-3
+
+
+def test_the_benchmark_prints_both_ratios_with_its_passport(capsys):
+    assert main(["--videos", "1", "--questions", "2", "--repeats", "1", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    for what in ("cached", "encoder"):
+        assert result[what]["ratio"] == result[what]["ungrouped_seconds"] / result[what]["grouped_seconds"]
+    assert result["passport"]["config"]["questions"] == 2 and result["passport"]["seed"] == 0

@@ -84,12 +84,12 @@ class SparsityController:
         config = self.config
         rate = activation_rate(router_logits)
         zero = rate.new_zeros(())
-        if training:
-            self._rates.append(rate)
         if self.routing == "moh":
             balance = moh_load_balance_loss(router_logits, self.num_active_heads)
             active = rate.new_tensor(1.0 - self.target)  # top-k: always on target
             return SparsityTerms(config.balance_weight * balance, zero, zero, active)
+        if training:
+            self._rates.append(rate)
         if config.spr_variant == "reference":
             return self._reference_terms(router_logits, rate, training)
         if not config.spr:
@@ -99,19 +99,17 @@ class SparsityController:
         else:
             spr = spr_loss(router_logits)
         hae = hae_loss(router_logits, self.target) if config.hae else zero
-        return SparsityTerms(
-            config.sparsity_weight * (self.beta * spr + hae), spr.detach(), hae.detach(), rate
-        )
+        return SparsityTerms(config.sparsity_weight * (self.beta * spr + hae), spr.detach(), hae.detach(), rate)
 
     def _reference_terms(self, router_logits, rate: torch.Tensor, training: bool) -> SparsityTerms:
         """As the authors' code: one schedule per module, moved before use in every training forward."""
-        if not self.modules:
-            self.modules = [ReferenceSparsityState(self.config.spr_start) for _ in router_logits]
-        states = self.modules if training else copy.deepcopy(self.modules)
+        states = copy.deepcopy(self.modules) or [ReferenceSparsityState(self.config.spr_start) for _ in router_logits]
         parts = [
             reference_module_loss(logits, state, self.target, self.config.sparsity_gain)
             for logits, state in zip(router_logits, states, strict=True)
         ]
+        if training:
+            self.modules = states
         loss, spr, hae = rate.new_zeros(()), rate.new_zeros(()), rate.new_zeros(())
         for part, state in zip(parts, states, strict=True):
             if self.config.spr:

@@ -134,9 +134,9 @@ def draw_cartoon(present, seed):
 
 @pytest.fixture(scope="module")
 def curves(tmp_path_factory):
-    """Share of active heads over 96 steps on cartoon clips and the embedded base, with SPR and HAE and without.
+    """Share of active heads on cartoon clips and the embedded base, with SPR and HAE and without.
 
-    Read from the history that a run saves.
+    12 epochs of 8 steps, read from the history that a run saves; the mean of each epoch.
     """
     dataset = tiny_dataset(tmp_path_factory.mktemp("cartoon"), 6, 10, draw=draw_cartoon)
     found = {}
@@ -149,19 +149,19 @@ def curves(tmp_path_factory):
         }
         train_subject(EMBEDDED_BASE, dataset, out, stages=("2",), settings=settings)
         history = json.loads((out / "stage2" / "history.json").read_text())
-        found[name] = [record["active_heads"] for record in history["steps"]]
+        found[name] = np.reshape([record["active_heads"] for record in history["steps"]], (12, 8)).mean(axis=1)
     return found
 
 
 @pytest.mark.slow
 def test_spr_and_hae_bring_the_active_heads_to_their_target_and_hold_them(curves):
     assert curves["with"][0] == 1.0
-    assert all(abs(rate - 0.5) < 0.1 for rate in curves["with"][-30:])
+    assert np.abs(curves["with"][-5:] - 0.5).max() < 0.1
 
 
 @pytest.mark.slow
 def test_without_them_the_heads_do_not_come_near(curves):
-    assert all(abs(rate - 0.5) > 0.1 for rate in curves["without"])
+    assert np.abs(curves["without"] - 0.5).min() > 0.1
 
 
 @pytest.mark.parametrize("target", [0.25, 0.5, 0.75])

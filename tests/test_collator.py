@@ -117,6 +117,17 @@ def test_only_existence_answers_are_weighted(rows, processor):
     assert found == [{2.0}, {1.0}, {1.0}, {1.0}]
 
 
+def test_the_decision_weight_falls_on_the_first_word_of_existence_answers_alone(rows, processor):
+    plain = GroupedCollator(processor)(rows[:1])["loss_weights"]
+    weighted = GroupedCollator(processor, decision_weight=5.0)(rows[:1])["loss_weights"]
+    start = len(processor.encode_prefix())
+    first = rows[0]["qa"][0]
+    assert first["category"] == "existence"
+    decision = start + processor.encode_qa(first["question"], first["answer"], SUBJECT)[1]
+    assert (weighted != plain).nonzero().tolist() == [[0, decision]]
+    assert weighted[0, decision] == 5.0 * plain[0, decision]
+
+
 def test_stage_1_keeps_what_a_still_can_answer(tmp_path):
     videos = tiny_videos(tmp_path, positives=1, negatives=0)
     assert {q["category"] for row in training_rows(videos, still=True) for q in row["qa"]} == {

@@ -25,8 +25,9 @@ import numpy as np
 from pvchat.dataset_builder.cartoon import cast, oracle_source, write_gallery, write_reference, write_test_clips
 from pvchat.dataset_builder.recipe import get_recipe, oracle_recipe
 from pvchat.evaluation import evaluate, write_report
+from pvchat.files import write_json
 from pvchat.passport import passport
-from pvchat.runs import EMBEDDED_BASE, personalize, write_json
+from pvchat.runs import EMBEDDED_BASE, personalize
 from pvchat.session import VideoChat
 
 SCORES = ("balanced_accuracy", "false_accept_lookalike", "false_accept_stranger", "auroc")

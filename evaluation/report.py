@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import MissingBackendError, PVChatError
+from ..files import write_text
 from ..modeling_pvchat.video_processing_pvchat import frame_indices, read_video
 from .presence import ABSENT, PRESENT, parse_presence
-from .runner import write_text
 from .scoring import Line, read_lines
 from .table import COLUMNS, LOWER_IS_BETTER, number, score_rows, text_rows, verdict
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..errors import MissingBackendError, PVChatError
+from ..files import write_text
 from ..passport import passport
 from ..session import MAX_NEW_TOKENS, VIDEOS_AT_ONCE
 from .controls import EmbeddingGate, TextOnly
@@ -199,10 +199,3 @@ def _weights_hash(chat) -> str:
     except ImportError as error:
         raise MissingBackendError("Evaluation needs PEFT: pip install 'pvchat[train]'.") from error
     return weights_hash(dict(chat.model.named_parameters()))
-
-
-def write_text(path: Path, text: str) -> None:
-    """The file appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

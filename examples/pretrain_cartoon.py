@@ -52,6 +52,7 @@ from pvchat.modeling_pvchat.modeling_pvchat import PVChatForConditionalGeneratio
 from pvchat.modeling_pvchat.processing_pvchat import SUBJECT_TOKEN, PVChatProcessor
 from pvchat.modeling_pvchat.video_processing_pvchat import PVChatVideoProcessor
 from pvchat.session import EMBEDDED_BASE
+from pvchat.trainers.collator import group_mask
 
 IMAGE_SIZE, NUM_FRAMES, TUBELET = 64, 8, 2
 VOCABULARY = 1280
@@ -288,11 +289,7 @@ def pack(prefix: list[int], rows: list[list[tuple[list[int], int]]]) -> dict[str
 
 def block_mask(segments: torch.Tensor) -> torch.Tensor:
     """(B, L) segment numbers -> (B, 1, L, L): 0 where a token may look, a very low number elsewhere."""
-    length = segments.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
-    same = segments[:, :, None] == segments[:, None, :]
-    prefix = (segments == 0)[:, None, :]
-    seen = ((same | prefix) & causal)[:, None]
+    seen = group_mask(segments)
     return torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
 
 

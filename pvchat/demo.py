@@ -6,9 +6,11 @@ gallery of other people and, for the scores, clips of the person and of others t
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
-from .runs import Bars, Run, personalize, write_json
+from .files import write_json
+from .runs import Run, check_run_folder, personalize, stage_bars
 
 ASSETS = Path(__file__).parent / "assets" / "demo"
 NAME = "<Nz>"
@@ -25,16 +27,13 @@ def demo(
         PVChatError: `out` holds something else.
     """
     from .dataset_builder.cartoon import cast, write_gallery, write_test_clips
-    from .runs import check_run_folder
     from .session import VideoChat
 
     out = Path(out)
     check_run_folder(out)
     member = cast(1)[0]
-    bars = Bars() if progress else None
-    write_gallery(member, out / "gallery", progress=(lambda i, n: bars("gallery", i, n)) if bars else None)
-    if bars is not None:
-        bars.close()
+    with stage_bars(progress) as bars:
+        write_gallery(member, out / "gallery", progress=partial(bars, "gallery"))
     test_clips = write_test_clips(member, out / "test")
     other = ASSETS / "other-subject"
     run = personalize(

@@ -11,14 +11,16 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
-import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .errors import PVChatError
+from .files import write_json
 from .passport import passport
 from .session import EMBEDDED_BASE
 
@@ -169,21 +171,18 @@ def build(
     spec = SubjectSpec(name, reference, consent=_consent(consent, reference), noun=noun)
     spec.require_consent()
     gallery = _gallery(gallery, reference, recipe, out.parent, seed, progress)
-    bars = Bars() if progress else None
-    dataset = build_dataset(
-        spec,
-        recipe,
-        out,
-        gallery=gallery,
-        writer=_writer(EMBEDDED_BASE if base is None else base),
-        test_clips=test_clips,
-        seed=seed,
-        progress=bars,
-        work=work,
-    )
-    if bars is not None:
-        bars.close()
-    return dataset
+    with stage_bars(progress) as bars:
+        return build_dataset(
+            spec,
+            recipe,
+            out,
+            gallery=gallery,
+            writer=_writer(EMBEDDED_BASE if base is None else base),
+            test_clips=test_clips,
+            seed=seed,
+            progress=bars,
+            work=work,
+        )
 
 
 def evaluate_adapter(
@@ -275,10 +274,8 @@ def _gallery(gallery, reference: Path, recipe, folder: Path, seed: int, progress
             "The model must also see people who are not the subject: pass --gallery FOLDER with pictures or videos of "
             "others, one person per file."
         )
-    bars = Bars() if progress else None
-    write_population(folder / "gallery", seed, progress=(lambda i, n: bars("gallery", i, n)) if bars else None)
-    if bars is not None:
-        bars.close()
+    with stage_bars(progress) as bars:
+        write_population(folder / "gallery", seed, progress=partial(bars, "gallery"))
     return folder / "gallery"
 
 
@@ -318,14 +315,6 @@ def check_run_folder(folder: Path, inputs: dict[str, Any] | None = None) -> None
         raise PVChatError(f"{folder} is a run of other inputs ({', '.join(changed)} differ); {advice}")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-
-
 class _Timer:
     """Seconds by part."""
 
@@ -349,22 +338,22 @@ class _Timer:
         return {**self.parts, "total": round(sum(self.parts.values()), 2)}
 
 
-class Bars:
-    """One progress bar per stage of the dataset builder."""
+@contextmanager
+def stage_bars(shown: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Yields `show(stage, done, total)`, which keeps one progress bar per stage; it shows nothing if not `shown`."""
+    from tqdm.auto import tqdm
 
-    def __init__(self):
-        self.bars: dict[str, Any] = {}
+    bars: dict[str, Any] = {}
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        from tqdm.auto import tqdm
-
-        if stage not in self.bars:
-            self.bars[stage] = tqdm(total=total, desc=stage, unit="item", leave=False)
-        bar = self.bars[stage]
-        bar.total = total
-        bar.n = done
+    def show(stage: str, done: int, total: int) -> None:
+        if stage not in bars:
+            bars[stage] = tqdm(total=total, desc=stage, unit="item", leave=False, disable=not shown)
+        bar = bars[stage]
+        bar.total, bar.n = total, done
         bar.refresh()
 
-    def close(self) -> None:
-        for bar in self.bars.values():
+    try:
+        yield show
+    finally:
+        for bar in bars.values():
             bar.close()

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -29,6 +28,7 @@ from transformers import TrainerCallback
 from transformers.utils import cached_file
 
 from ..errors import PVChatError
+from ..files import write_json
 from ..modeling_pvchat.modeling_pvchat import PVChatForConditionalGeneration
 from ..modeling_pvchat.processing_pvchat import PVChatProcessor
 from .adapter import (
@@ -254,9 +254,3 @@ def finished(folder: Path, key: str | None = None) -> bool:
     """A stage that ran to its end, with this key if one is given."""
     marker = read_marker(folder)
     return bool(marker.get("finished")) and key in (None, marker["key"])
-
-
-def write_json(path: Path, value: Any) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)

@@ -87,6 +87,30 @@ def read_test_clips(folder: Path | None) -> list[tuple[Path, bool, str, None]]:
     return clips
 
 
+def subject_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """What `add_subject`, `add_recipe`, `add_base` and `add_seed` ask for, as arguments of `personalize` and `build`.
+
+    Raises:
+        PVChatError: the name, the test folder or the consent file cannot be used.
+    """
+    from ..dataset_builder import normalise_name
+    from ..runs import read_consent
+
+    name = normalise_name(args.name)
+    return {
+        "reference": args.reference,
+        "name": name,
+        "base": args.base,
+        "recipe": args.recipe,
+        "gallery": args.gallery,
+        "test_clips": read_test_clips(args.test),
+        "consent": read_consent(args.consent, args.i_have_consent, args.reference, name),
+        "noun": args.noun,
+        "seed": args.seed,
+        "progress": args.progress,
+    }
+
+
 def adapter_folder(path: Path) -> Path:
     """The adapter of a run folder, or the folder itself if it is an adapter.
 

@@ -26,27 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from ..dataset_builder import get_recipe, normalise_name
-    from ..runs import build, read_consent
+    from ..dataset_builder import get_recipe
+    from ..runs import build
     from .show import show_dataset, show_plan
 
-    name = normalise_name(args.name)
-    test_clips = arguments.read_test_clips(args.test)
+    subject = arguments.subject_arguments(args)
     if args.dry_run:
-        return show_plan(get_recipe(args.recipe), args.reference, name, quiet=args.json)
-    dataset = build(
-        args.reference,
-        name,
-        base=args.base,
-        out=args.out or Path("runs") / name.strip("<>") / "dataset",
-        recipe=args.recipe,
-        gallery=args.gallery,
-        test_clips=test_clips,
-        consent=read_consent(args.consent, args.i_have_consent, args.reference, name),
-        noun=args.noun,
-        seed=args.seed,
-        progress=args.progress,
-    )
+        return show_plan(get_recipe(args.recipe), args.reference, subject["name"], quiet=args.json)
+    out = args.out or Path("runs") / subject["name"].strip("<>") / "dataset"
+    dataset = build(**subject, out=out)
     if not args.json:
         show_dataset(dataset)
     return {

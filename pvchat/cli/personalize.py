@@ -28,31 +28,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from ..dataset_builder import get_recipe, normalise_name
-    from ..runs import personalize, read_consent
+    from ..dataset_builder import get_recipe
+    from ..runs import personalize
     from .show import show_plan, show_run
 
-    name = normalise_name(args.name)
+    subject = arguments.subject_arguments(args)
     settings = arguments.read_settings(args.config)
-    test_clips = arguments.read_test_clips(args.test)
     if args.dry_run:
-        return show_plan(get_recipe(args.recipe), args.reference, name, quiet=args.json)
+        return show_plan(get_recipe(args.recipe), args.reference, subject["name"], quiet=args.json)
     run = personalize(
-        args.reference,
-        name,
-        base=args.base,
+        **subject,
         out=args.out,
-        recipe=args.recipe,
-        gallery=args.gallery,
-        test_clips=test_clips,
-        consent=read_consent(args.consent, args.i_have_consent, args.reference, name),
-        noun=args.noun,
         profile=args.profile,
         routing=args.attention,
         settings=settings,
         wrong_adapters=[arguments.adapter_folder(path) for path in args.wrong],
-        seed=args.seed,
-        progress=args.progress,
         command=args.command_line,
     )
     if not args.json:

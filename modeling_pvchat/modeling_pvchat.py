@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import AutoModel
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
@@ -189,6 +190,28 @@ class PVChatModel(PVChatPreTrainedModel):
             router_logits=outputs.router_logits,
             alpha_logits=outputs.alpha_logits,
         )
+
+    def pool_to_subject_tokens(self, queries: torch.Tensor) -> torch.Tensor:
+        """Q-Former outputs (B, Q, D_q) -> (B, num_subject_tokens, D_q): the general queries' outputs, neighbours
+        averaged where there are more of them than subject tokens."""
+        general = queries[:, : self.config.num_query_tokens + self.config.num_extra_query_tokens]
+        return F.adaptive_avg_pool1d(general.transpose(1, 2), self.config.num_subject_tokens).transpose(1, 2)
+
+    def propose_subject_tokens(
+        self,
+        pixel_values_videos: torch.Tensor | None = None,
+        vision_hidden_states: torch.Tensor | None = None,
+        vision_layers_done: int | None = None,
+    ) -> torch.Tensor:
+        """Subject tokens for the person in each video: (V, num_subject_tokens, D_q).
+
+        They are what the Q-Former says about the video, averaged over its tiles. A base that was taught to compare
+        people (as `pvchat-cartoon` was) recognises the person by them before any training; for another base they are
+        a starting point. Arguments and errors as in `get_video_features`.
+        """
+        features = self.get_video_features(pixel_values_videos, vision_hidden_states, vision_layers_done)
+        videos = features.pooler_output.shape[0]
+        return self.pool_to_subject_tokens(features.last_hidden_state).unflatten(0, (videos, -1)).mean(dim=1)
 
     def get_placeholder_mask(
         self, input_ids: torch.Tensor, inputs_embeds: torch.Tensor, video_features: torch.Tensor

@@ -31,7 +31,12 @@ setup(
     python_requires=">=3.11",
     packages=list(PACKAGES),
     package_dir=PACKAGES,
-    package_data={"pvchat": ["assets/**/*"], "pvchat.dataset_builder": ["questions/*"], "pvchat.evaluation": ["*.j2"]},
+    package_data={
+        "pvchat": ["assets/**/*"],
+        "pvchat.dataset_builder": ["questions/*"],
+        "pvchat.evaluation": ["*.j2"],
+        "pvchat.model_card": ["*.j2"],
+    },
     install_requires=[
         "torch>=2.9",
         "transformers>=5.21,<6",

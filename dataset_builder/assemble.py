@@ -18,13 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PVChatError
+from ..model_card import dataset_card
 from .engine import hash_file, hash_text, write_atomically, write_json
 from .records import QARow, VideoRow
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "test")
+CONSENT_FILE = "consent.json"  # the record the dataset was built with; stays here when the dataset is published
 BUILD_FOLDER = ".build"  # unfinished work inside the output folder
-_OWN = {"README.md", "dataset.json", "videos", "qa", "clips", BUILD_FOLDER}
+_OWN = {"README.md", "dataset.json", CONSENT_FILE, "videos", "qa", "clips", BUILD_FOLDER}
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,7 @@ def assemble_dataset(
         "counts": counts,
         "dataset_hash": dataset_hash(subject, videos),
     }
-    (stage / "README.md").write_text(_readme(subject, full, splits), encoding="utf-8")
+    (stage / "README.md").write_text(str(dataset_card(full, stage)), encoding="utf-8")
     (out / "dataset.json").unlink(missing_ok=True)
     for name in ("videos", "qa", "clips", "README.md"):
         target = out / name
@@ -295,29 +297,3 @@ def _write_qa(path: Path, rows: list[VideoRow]) -> None:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _readme(subject: str, manifest: dict[str, Any], splits: list[str]) -> str:
-    lines = ["---", "configs:"]
-    for config in ("qa", "videos"):
-        lines += [f"- config_name: {config}"]
-        lines += ["  default: true"] if config == "qa" else []
-        lines += ["  data_files:"]
-        for split in splits:
-            lines += [f"  - split: {split}", f"    path: {config}/{split}.parquet"]
-    counts = manifest["counts"]
-    lines += [
-        "tags:", "- pvchat", "- video", "- synthetic", "task_categories:", "- visual-question-answering", "---", "",
-        f"# Videos and questions about `{subject}`", "",
-        "| split | videos | of them with the subject | questions |", "|---|---|---|---|",
-    ]  # fmt: skip
-    lines += [f"| {s} | {counts[s]['videos']} | {counts[s]['positives']} | {counts[s]['qa']} |" for s in splits]
-    lines += [
-        "",
-        "Config `qa` has one row per question, config `videos` one row per clip with the mp4 bytes, the provenance "
-        "and the questions; `video_id` joins them. Clips marked `synthetic` were made by software.",
-        "",
-        "Do not use or publish these data beyond the consent of the person shown.",
-        "",
-    ]
-    return "\n".join(lines)

@@ -23,6 +23,7 @@ import numpy as np
 from ..errors import MissingBackendError, PVChatError
 from .assemble import (
     BUILD_FOLDER,
+    CONSENT_FILE,
     FORMAT_VERSION,
     LocalDataset,
     assemble_dataset,
@@ -30,7 +31,8 @@ from .assemble import (
     load_local,
     read_manifest,
 )
-from .engine import Artefact, Engine, Progress, Rejected, Stage, derive_seed, hash_file, hash_text
+from .consent import consent_id, require_consent
+from .engine import Artefact, Engine, Progress, Rejected, Stage, derive_seed, hash_file, hash_text, write_json
 from .people import MAX_FRAMES, STILL_FRAMES, People, Source
 from .protocols import Backends, Generated, Match, Person, QAWriter
 from .questions import load_bank
@@ -83,7 +85,7 @@ def build_dataset(
     out = Path(out)
     tests = [t if isinstance(t, TestClip) else TestClip(*t) for t in test_clips or ()]
     tests = [replace(t, path=Path(t.path)) for t in tests]
-    consent = spec.require_consent()
+    consent = require_consent(spec)
     backends = resolve_backends(recipe)
     check_output(out)
     probe_video(spec.reference)
@@ -114,6 +116,8 @@ def build_dataset(
         return load_local(out)
 
     scratch.mkdir(parents=True, exist_ok=True)
+    whose = {"reference": spec.reference.name, "reference_sha256": hashes[spec.reference]}
+    write_json(scratch / "subject.json", spec.to_json() | whose)  # so that `subjects remove` finds a stopped build
     engine = Engine(work or scratch, progress)
     build = _Build(spec, recipe, backends, engine, seed, writer)
     rows = build.train_rows(gallery) + build.test_rows(tests)
@@ -121,7 +125,7 @@ def build_dataset(
         "build_key": build_key,
         "created_by": f"pvchat {_version()}",
         "noun": spec.noun,
-        "consent_id": hash_text(consent.to_json())[:16],
+        "consent_id": consent_id(consent),
         "fictional": consent.fictional,
         "recipe": recipe.to_json(),
         "backends": {
@@ -134,6 +138,8 @@ def build_dataset(
         "refined_by": dict(sorted(build.refined.items())),
         "gallery_people": build.gallery_people,
     }
+    if not consent.fictional:
+        write_json(out / CONSENT_FILE, consent.to_json())
     dataset = assemble_dataset(spec.name, rows, out, manifest)
     shutil.rmtree(scratch, ignore_errors=True)
     return dataset

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,17 +98,6 @@ class ConsentRecord(_Json):
     def for_fiction(cls, who: str = "drawn character") -> ConsentRecord:
         return cls(given_by=who, date="2000-01-01", scope="any use: not a real person", fictional=True)
 
-    @classmethod
-    def read(cls, path: str | Path) -> ConsentRecord:
-        path = Path(path)
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise PVChatError(f"The consent file {path} cannot be read as JSON: {error}.") from error
-        if not isinstance(data, dict):
-            raise PVChatError(f"The consent file {path} must hold one object with given_by, date and scope.")
-        return cls.from_json(data)
-
     def check(self, today: dt.date | None = None) -> None:
         """Raises PVChatError when the consent has run out."""
         if self.expires is not None and dt.date.fromisoformat(self.expires) < (today or dt.date.today()):
@@ -134,15 +122,6 @@ class SubjectSpec(_Json):
             object.__setattr__(self, "consent", ConsentRecord.from_json(self.consent))
         if not re.fullmatch(r"[a-z]+", self.noun):
             raise PVChatError(f"The noun {self.noun!r} must be one lower-case word such as person, woman or man.")
-
-    def require_consent(self) -> ConsentRecord:
-        if self.consent is None:
-            raise PVChatError(
-                f"There is no consent record for {self.name}: pass --consent FILE (given_by, date, scope) "
-                f"or --i-have-consent."
-            )
-        self.consent.check()
-        return self.consent
 
 
 @dataclass(frozen=True)

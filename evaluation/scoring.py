@@ -1,11 +1,11 @@
 """From answer lines to `scores.json`, without a model.
 
-    existence    accuracy, balanced accuracy, false accepts, AUROC, ECE of the answers to "is the subject there?"
-    bleu1/4      of all answers
-    categories   per kind of question: BLEU-1, exactness where the truth is known, refusals where the subject is absent
-    controls     the same for everything that should be worse
-    intervals    95 %, by resampling videos
-    details      what the numbers rest on, and why some are missing
+existence    accuracy, balanced accuracy, false accepts, AUROC, ECE of the answers to "is the subject there?"
+bleu1/4      of all answers
+categories   per kind of question: BLEU-1, exactness where the truth is known, refusals where the subject is absent
+controls     the same for everything that should be worse
+intervals    95 %, by resampling videos
+details      what the numbers rest on, and why some are missing
 """
 
 from __future__ import annotations

@@ -158,7 +158,9 @@ class Recognition:
         rows = []
         for values in targets.tolist():
             known_place = values[list(ATTRIBUTE_VALUES).index("place")] != -100
-            truth = {name: options[max(v, 0)] for (name, options), v in zip(ATTRIBUTE_VALUES.items(), values, strict=True)}
+            truth = {
+                name: options[max(v, 0)] for (name, options), v in zip(ATTRIBUTE_VALUES.items(), values, strict=True)
+            }
             identity = Identity(**{name: truth[name] for name in IDENTITY_FEATURES})
             scene = Scene(**{name: value for name, value in truth.items() if name not in IDENTITY_FEATURES})
             items = [
@@ -288,7 +290,10 @@ class Recognition:
         config = json.loads((new / "config.json").read_text()) | {"dtype": "bfloat16"}
         (new / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         self.processor.save_pretrained(new)
-        record = {"arguments": {k: v for k, v in vars(self.args).items() if k not in ("out", "base")}, "history": self.history}
+        record = {
+            "arguments": {k: v for k, v in vars(self.args).items() if k not in ("out", "base")},
+            "history": self.history,
+        }
         (new / "recognition.json").write_text(json.dumps(record, indent=1))
         out.mkdir(parents=True, exist_ok=True)
         for file in new.iterdir():

@@ -118,9 +118,7 @@ class PVChatVisionEmbeddings(nn.Module):
         tokens = patches.flatten(1, 3)
         tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1).to(tokens.dtype), tokens], dim=1)
         if grid[0] == 1:
-            table = interpolate_position_embedding(
-                self.image_position_embedding, (1, *self.config.grid[1:]), grid
-            )
+            table = interpolate_position_embedding(self.image_position_embedding, (1, *self.config.grid[1:]), grid)
         else:
             table = interpolate_position_embedding(self.position_embedding, self.config.grid, grid)
         return tokens + table.to(tokens.dtype)

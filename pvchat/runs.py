@@ -8,7 +8,6 @@ goes on where it stopped.
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
 import json
 import time
@@ -83,6 +82,7 @@ def personalize(
         PVChatError: unusable input; a run folder that holds something else or a run of other inputs.
     """
     from .dataset_builder import SubjectSpec, get_recipe, normalise_name, probe_video
+    from .dataset_builder.consent import require_consent
     from .trainers.run import train_subject
 
     name = normalise_name(name)
@@ -91,7 +91,7 @@ def personalize(
     reference = Path(reference)
     probe_video(reference)
     spec = SubjectSpec(name, reference, consent=_consent(consent, reference), noun=noun)
-    spec.require_consent()
+    require_consent(spec)
     folder = Path(out) if out is not None else Path("runs") / name.strip("<>")
     inputs = {
         "name": name,
@@ -164,12 +164,13 @@ def build(
 ):
     """Builds the dataset of a person and returns it (a `LocalDataset`); arguments and errors as in `personalize`."""
     from .dataset_builder import SubjectSpec, build_dataset, get_recipe, probe_video
+    from .dataset_builder.consent import require_consent
 
     reference, out = Path(reference), Path(out)
     probe_video(reference)
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
     spec = SubjectSpec(name, reference, consent=_consent(consent, reference), noun=noun)
-    spec.require_consent()
+    require_consent(spec)
     gallery = _gallery(gallery, reference, recipe, out.parent, seed, progress)
     with stage_bars(progress) as bars:
         return build_dataset(
@@ -237,27 +238,24 @@ def evaluate_adapter(
     }
 
 
-def read_consent(path: str | Path | None, i_have_consent: bool, reference: Path, name: str) -> Any | None:
+def given_consent(path: str | Path | None, i_have_consent: bool, reference: Path, name: str) -> Any | None:
     """The consent record of a command: from a file, written from a declaration, or None."""
-    from .dataset_builder import ConsentRecord
+    from .dataset_builder.consent import declare_consent, read_consent
 
     if path is not None:
-        return ConsentRecord.read(path)
+        return read_consent(path)
     if not i_have_consent:
         return None
-    return ConsentRecord(
-        given_by=name.strip("<>"),
-        date=dt.date.today().isoformat(),
-        scope=f"train a model that recognises this person, from {reference.name}; declared with --i-have-consent",
-    )
+    return declare_consent(name, f"train a model that recognises this person, from {reference.name}")
 
 
 def _consent(consent: Any, reference: Path) -> Any | None:
     from .dataset_builder import ConsentRecord
     from .dataset_builder.cartoon import is_drawn
+    from .dataset_builder.consent import read_consent
 
     if isinstance(consent, str | Path):
-        consent = ConsentRecord.read(consent)
+        consent = read_consent(consent)
     if consent is None and is_drawn(reference):
         return ConsentRecord.for_fiction()
     return consent

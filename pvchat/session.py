@@ -159,7 +159,7 @@ class VideoChat:
 
     def _encode(self, question: str) -> list[int]:
         if not question.strip():
-            raise PVChatError("The question is empty; ask something, for example \"What is happening in the video?\".")
+            raise PVChatError('The question is empty; ask something, for example "What is happening in the video?".')
         if self.subject is not None:
             bare = re.escape(self.subject.strip("<>"))
             question = re.sub(rf"(?<![\w<]){bare}(?![\w>])", lambda _: self.subject, question)

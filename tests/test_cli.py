@@ -13,7 +13,7 @@ from pvchat.dataset_builder.cartoon import write_video as write_drawn
 from pvchat.dataset_builder.video_io import read_video, write_video
 from pvchat.demo import ASSETS
 
-NAMES = [module.__name__.rsplit(".", 1)[-1] for module in COMMANDS]
+NAMES = [module.__name__.rsplit(".", 1)[-1].replace("_", "-") for module in COMMANDS]
 
 
 @pytest.fixture
@@ -38,6 +38,7 @@ def test_every_command_takes_json():
     parser = build_parser()
     words = {"demo": [], "personalize": ["a.mp4", "--name", "A"], "build": ["a.mp4", "--name", "A"]}
     words |= {"train": ["d"], "evaluate": ["r"], "chat": ["r", "v"]}
+    words |= {"subjects": ["list"], "push-dataset": ["d", "--repo", "a/b"]}
     for name in NAMES:
         assert parser.parse_args([name, *words[name], "--json"]).json
 

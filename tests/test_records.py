@@ -1,6 +1,5 @@
 """Records refuse bad input in one line and survive a trip through JSON."""
 
-import datetime as dt
 import json
 
 import pytest
@@ -48,26 +47,6 @@ def test_unknown_fields_origins_and_categories_are_named():
         Clip("v", "a.mp4", "00", "dream", True, (), "b", 1, 12.0, 16, 64, 64, True)
     with pytest.raises(PVChatError, match="mood"):
         QA("q", "a", "mood", "template")
-
-
-def test_learning_a_person_needs_a_consent_that_still_holds():
-    with pytest.raises(PVChatError, match="--i-have-consent"):
-        SubjectSpec("Nz", "clip.mp4").require_consent()
-    record = ConsentRecord("N. Z.", "2026-01-01", "demo", expires="2026-02-01")
-    record.check(dt.date(2026, 2, 1))
-    with pytest.raises(PVChatError, match="2026-02-01"):
-        record.check(dt.date(2026, 2, 2))
-
-
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{", '{"given_by": ""}', '{"given_by": "a", "date": "soon", "scope": "b"}']
-)
-def test_a_bad_consent_file_is_one_line(tmp_path, text):
-    path = tmp_path / "consent.json"
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(PVChatError) as caught:
-        ConsentRecord.read(path)
-    assert "\n" not in str(caught.value)
 
 
 def test_only_existence_and_appearance_can_be_answered_from_a_still():

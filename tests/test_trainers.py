@@ -92,9 +92,7 @@ def test_a_stage_moves_its_parameters_and_no_others(tmp_path, dataset, stage, pr
     before = {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
     trainer.train()
     moved = {name for name, value in trainer.model.state_dict().items() if not torch.equal(value, before[name])}
-    expected = {
-        name for name, _ in trainer.model.named_parameters() if part(name) in MOVES[profile][stage - 1]
-    }
+    expected = {name for name, _ in trainer.model.named_parameters() if part(name) in MOVES[profile][stage - 1]}
     assert not moved - expected
     assert not {name for name in expected - moved if not name.endswith("key.bias")}  # cancels in the softmax
     assert {part(name) for name in moved} == set(MOVES[profile][stage - 1])

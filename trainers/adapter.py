@@ -18,7 +18,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", F
 
 PROFILES = ("light", "paper")
 ROUTINGS = ("remoh", "moh", "none")
+SUBJECT_INITS = ("base", "reference")
 SUBJECT_FILE = "subject.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 FORMAT_VERSION = 1
@@ -62,6 +63,8 @@ class AdapterSettings:
         num_vision_layers: encoder blocks, counted from the last, that `paper` trains in stage 2. The reference
             unfreezes the upper half, without effect (they are not in its optimiser).
         routing_start_layer, num_shared_heads, num_routed_heads, num_active_heads: `None` takes the base's settings.
+        subject_init: where subject tokens start: `"base"`, from the base's own (reference), or `"reference"`, from
+            what the base says about the training clips of the subject (`PVChatModel.propose_subject_tokens`).
     """
 
     profile: str = "light"
@@ -74,12 +77,15 @@ class AdapterSettings:
     num_shared_heads: int | None = None
     num_routed_heads: int | None = None
     num_active_heads: int | None = None
+    subject_init: str = "base"
 
     def __post_init__(self):
         if self.profile not in PROFILES:
             raise PVChatError(f"The profile must be one of {', '.join(PROFILES)}, got {self.profile!r}.")
         if self.routing not in ROUTINGS:
             raise PVChatError(f"The attention must be one of {', '.join(ROUTINGS)}, got {self.routing!r}.")
+        if self.subject_init not in SUBJECT_INITS:
+            raise PVChatError(f"subject_init must be one of {', '.join(SUBJECT_INITS)}, got {self.subject_init!r}.")
         if not 0.0 <= self.dropout < 1.0:
             raise PVChatError(f"dropout must be 0 or more and below 1, got {self.dropout}.")
         if self.rank < 1 or self.num_vision_layers < 0:
@@ -144,6 +150,23 @@ def set_qformer_dropout(qformer: PVChatQFormerModel, dropout: float) -> None:
     for module in qformer.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = dropout
+
+
+@torch.no_grad()
+def start_from_clips(model: PeftModel, processor, clips: Sequence[str | Path]) -> None:
+    """Sets the adapter's subject tokens to the mean of what the base proposes for these clips of the subject."""
+    inner = model.get_base_model().model
+    training = model.training
+    model.eval()
+    pixels = processor.video_processor(videos=[str(clip) for clip in clips], return_tensors="pt")[
+        "pixel_values_videos"
+    ]
+    weight = inner.vision_layernorm.weight
+    with model.disable_adapter():
+        proposals = [inner.propose_subject_tokens(video[None].to(weight.device, weight.dtype)) for video in pixels]
+    tokens = inner.subject_tokens.modules_to_save[model.active_adapter].weight
+    tokens.copy_(torch.cat(proposals).mean(dim=0))
+    model.train(training)
 
 
 def lora_config(base, settings: AdapterSettings) -> LoraConfig:

@@ -36,6 +36,7 @@ from .adapter import (
     base_hash,
     build_subject_model,
     save_subject_adapter,
+    start_from_clips,
     subject_record,
 )
 from .base import PVChatSFTTrainer, last_checkpoint
@@ -95,6 +96,8 @@ def train_subject(
         raise PVChatError("Pass the processor along with a loaded model, or the folder of both.")
     key = hash_of({"base": base_hash(base), "dataset": dataset.manifest["dataset_hash"], "adapter": asdict(shape)})
     model = build_subject_model(base, shape, seed)
+    if shape.subject_init == "reference":
+        start_from_clips(model, processor, [v.path for v in dataset.split("train") if v.origin == "original"])
     controller = None
     done = []
     for name in STAGES:
@@ -180,9 +183,7 @@ def run_stage(
             "steps": trainer.history,
         },
     )
-    record = subject_record(
-        model, dataset.subject, shape.profile, dataset.manifest["dataset_hash"], stages, args.seed
-    )
+    record = subject_record(model, dataset.subject, shape.profile, dataset.manifest["dataset_hash"], stages, args.seed)
     save_subject_adapter(model, folder / "adapter", record)
     shutil.rmtree(args.output_dir)
     seconds = round(time.perf_counter() - start, 2)

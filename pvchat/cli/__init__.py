@@ -14,9 +14,9 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import PVChatError
-from . import build, chat, demo, evaluate, personalize, train
+from . import build, chat, demo, evaluate, personalize, push_dataset, subjects, train
 
-COMMANDS = (demo, personalize, build, train, evaluate, chat)
+COMMANDS = (demo, personalize, build, train, evaluate, chat, subjects, push_dataset)
 
 
 class UsageError(Exception):
@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"pvchat {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     for module in COMMANDS:
-        name = module.__name__.rsplit(".", 1)[-1]
+        name = module.__name__.rsplit(".", 1)[-1].replace("_", "-")
         sub = commands.add_parser(
             name,
             help=module.HELP,

@@ -24,8 +24,12 @@ def add_subject(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--gallery", type=Path, help="folder of other people, one person per picture or video")
     parser.add_argument("--test", type=Path, help="folder with subject/, lookalikes/, strangers/: clips to test on")
-    parser.add_argument("--consent", type=Path, metavar="FILE", help="consent record (JSON: given_by, date, scope)")
-    parser.add_argument("--i-have-consent", action="store_true", help="write a consent record dated today")
+    parser.add_argument(
+        "--consent", type=Path, metavar="FILE", help="consent record (JSON: given_by, date, scope, expires)"
+    )
+    parser.add_argument(
+        "--i-have-consent", action="store_true", help="declare it: writes the record of an adult, dated today"
+    )
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
@@ -94,7 +98,7 @@ def subject_arguments(args: argparse.Namespace) -> dict[str, Any]:
         PVChatError: the name, the test folder or the consent file cannot be used.
     """
     from ..dataset_builder import normalise_name
-    from ..runs import read_consent
+    from ..runs import given_consent
 
     name = normalise_name(args.name)
     return {
@@ -104,7 +108,7 @@ def subject_arguments(args: argparse.Namespace) -> dict[str, Any]:
         "recipe": args.recipe,
         "gallery": args.gallery,
         "test_clips": read_test_clips(args.test),
-        "consent": read_consent(args.consent, args.i_have_consent, args.reference, name),
+        "consent": given_consent(args.consent, args.i_have_consent, args.reference, name),
         "noun": args.noun,
         "seed": args.seed,
         "progress": args.progress,
@@ -120,6 +124,4 @@ def adapter_folder(path: Path) -> Path:
     for folder in (path / "adapter", path):
         if (folder / "adapter_config.json").exists():
             return folder
-    raise PVChatError(
-        f"{path} is neither a run nor an adapter: no adapter_config.json. Pass for example runs/Nz."
-    )
+    raise PVChatError(f"{path} is neither a run nor an adapter: no adapter_config.json. Pass for example runs/Nz.")

@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..errors import PVChatError
 from . import arguments
 
 HELP = "train the two stages on a dataset"
@@ -18,6 +19,7 @@ EXAMPLES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", metavar="DATASET", type=Path, help="dataset folder")
+    parser.add_argument("--subject", metavar="NAME", help="whom to learn from a dataset of several people")
     parser.add_argument("--out", type=Path, help="run folder (default: the folder that holds the dataset)")
     parser.add_argument("--stage", choices=("1", "2", "all"), default="all", help="default: all")
     arguments.add_base(parser)
@@ -27,10 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from ..dataset_builder import load_local
+    from ..dataset_builder.merge import load_subject
     from ..session import EMBEDDED_BASE
     from ..trainers.run import train_subject
 
-    dataset = load_local(args.dataset)
+    dataset = load_local(args.dataset) if args.subject is None else load_subject(args.dataset, args.subject)
+    if dataset.subject is None:
+        people = ", ".join(dataset.manifest["subjects"])
+        raise PVChatError(f"{args.dataset} is about several people ({people}); say whom to learn with --subject.")
     adapter = train_subject(
         args.base or EMBEDDED_BASE,
         dataset,

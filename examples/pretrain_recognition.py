@@ -1,12 +1,12 @@
 """Teaches `pvchat-cartoon` to compare people: the last stage of its pretraining, after `pretrain_cartoon.py`.
 
-    python examples/pretrain_recognition.py --base BASE --out pvchat/assets/pvchat-cartoon     # about 35 minutes
+    python examples/pretrain_recognition.py --base BASE --out pvchat/assets/pvchat-cartoon     # a quarter of an hour
     python examples/pretrain_recognition.py --base BASE --out /tmp/try --steps 20 --families 20
 
 A family is one person in two scenes and two look-alikes who differ in one or two features; nobody of the held-out
 identities is in one. What the Q-Former says about one clip (`PVChatModel.propose_subject_tokens`) is given to it as
-subject tokens while it watches another clip, and the language model is asked whether `<sks>` is there: the same person,
-a look-alike, or somebody else. The model so learns to compare, and remembers nobody: subject tokens are an input.
+subject tokens while it watches another clip, and the language model is asked whether `<sks>` is there: the same
+person, a look-alike, or somebody else. The model learns to compare, and remembers nobody: subject tokens are an input.
 
 The video encoder stays as it is, so every clip is encoded once. One classifier per feature on the subject tokens'
 outputs ("is this the same here?") gives the comparison a gradient long before the answer does; they are thrown away.

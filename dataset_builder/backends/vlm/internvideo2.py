@@ -1,0 +1,103 @@
+"""Role QAWriter by InternVideo2-Chat-8B-HD, the model that wrote the paper's answers, with its own remote code.
+
+Its call: `chat(tokenizer, msg, prompt, media_type, media_tensor, chat_history, return_history, generation_config)`
+with a tensor (1, tiles, frames, 3, 224, 224): a 2 x 1 grid of tiles and the whole frame, 8 frames (model card;
+settings of the authors' video_qa_generation_all_video.py and get_age_gender.py, github.com/DavidYan2001/PVChat).
+
+The remote code was written for transformers 4.38. Where it no longer runs, convert the weights once
+(`pvchat convert`) and answer with `pvchat.session.VLMWriter`, which reads each clip once and batches its questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ....errors import MissingBackendError, PVChatError
+from ....modeling_pvchat.video_processing_pvchat import PVChatVideoProcessor
+from .weights import load_weights, weights_id
+
+INTERNVIDEO2 = "OpenGVLab/InternVideo2_chat_8B_HD"
+LICENCES = ("MIT", "Apache-2.0")  # InternVideo2-Chat; Mistral-7B-Instruct inside it
+MAX_NEW_TOKENS = 200
+
+
+class InternVideo2Writer:
+    """model: as loaded with `trust_remote_code=True`; tokenizer: its own. name: for the id."""
+
+    licences = LICENCES
+
+    def __init__(self, model: Any, tokenizer: Any, name: str, size: int = 224):
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.id = f"internvideo2@1:{name}"
+        self._video_processor = PVChatVideoProcessor(
+            size=size, num_frames=8, tile_grid=(2, 1), antialias=False, clamp=False
+        )
+
+    @classmethod
+    def from_pretrained(cls, name: str = INTERNVIDEO2) -> InternVideo2Writer:
+        """Loads from a folder or the Hub, running the code that lies there.
+
+        Raises MissingBackendError: not there, no access (ask for it on the pages of InternVideo2 and of
+        mistralai/Mistral-7B-Instruct-v0.3), or the code does not run with the installed packages.
+        """
+        from transformers import AutoModel, AutoTokenizer
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        options = {"trust_remote_code": True}
+        try:
+            tokenizer = load_weights(AutoTokenizer.from_pretrained, name, "MIT", **options)
+            model = load_weights(AutoModel.from_pretrained, name, "MIT", dtype=torch.bfloat16, **options)
+        except (AttributeError, TypeError, KeyError, RuntimeError) as error:
+            raise MissingBackendError(
+                f"The remote code of {name} does not run with the installed transformers ({type(error).__name__}: "
+                f"{str(error).splitlines()[0][:120] if str(error) else ''}); convert the weights with `pvchat convert` "
+                f"and answer with those."
+            ) from error
+        return cls(model.to(device), tokenizer, weights_id(name, model))
+
+    @torch.inference_mode()
+    def write(self, video: Path, questions: Sequence[str]) -> list[str]:
+        """One answer per question, in order, each without a history. Raises PVChatError for an unreadable video."""
+        try:
+            pixels = self._video_processor(videos=[str(video)], return_tensors="pt")["pixel_values_videos"]
+        except ValueError as error:
+            raise PVChatError(str(error)) from error
+        pixels = pixels.to(self.model.device, self.model.dtype)
+        with _encoding_once(self.model):
+            return [
+                self.model.chat(
+                    self.tokenizer,
+                    "",
+                    question,
+                    media_type="video",
+                    media_tensor=pixels,
+                    chat_history=[],
+                    return_history=False,
+                    generation_config={"do_sample": False, "max_new_tokens": MAX_NEW_TOKENS},
+                ).strip()
+                for question in questions
+            ]
+
+
+@contextmanager
+def _encoding_once(model: Any) -> Iterator[None]:
+    """Inside, the model encodes its clip at the first question and remembers it for the others."""
+    encode: Callable[..., Any] = model.encode_vision
+    encoded: list[Any] = []
+
+    def remembered(*args: Any, **kwargs: Any) -> Any:
+        if not encoded:
+            encoded.append(encode(*args, **kwargs))
+        return encoded[0]
+
+    model.encode_vision = remembered
+    try:
+        yield
+    finally:
+        del model.encode_vision

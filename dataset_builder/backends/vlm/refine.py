@@ -1,0 +1,263 @@
+"""Role QARefiner by a language model, checked: the model puts the name where the subject is meant, nothing else.
+
+    answer -> model (sees "<person>", never the name) -> check -> name          refined_by "llm:..."
+                                                         `-> rules' answer      refined_by "rules" or "none"
+
+The paper uses GPT-4o for this and takes every reply. Here a reply that fails the check is dropped with its reason, and
+the rules' answer stands.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import torch
+
+from ....errors import PVChatError
+from ...records import QA, SubjectSpec
+from ...refine import NOUNS, PRONOUNS, RuleRefiner
+from .weights import load_weights, weights_id
+
+PLACEHOLDER = "<person>"
+SYSTEM = "You edit short answers about a video. Reply with the edited answer and nothing else."
+PROMPT = (
+    "The answer below is about one {noun} in the video: the one it speaks of first. Write {name} wherever it means that "
+    "{noun} (in place of words like 'the man', 'a woman', 'he', 'she', 'they'; {name}'s for 'his', 'her', 'their'). "
+    "Leave every other person as they are. Change nothing else: no word about clothes, actions or places may be added, "
+    "dropped or moved.\n\nAnswer: {answer}"
+)
+MAX_NEW_TOKENS = 160
+WAITS = (1.0, 4.0)  # seconds before an endpoint that is busy or does not answer is asked again
+TIMEOUT = 60.0  # seconds
+
+
+class LanguageModel(Protocol):
+    """Completes a chat of one turn. id: changes when the model does."""
+
+    id: str
+
+    def complete(self, system: str, user: str) -> str: ...
+
+
+class LLMRefiner:
+    """model: OpenAIEndpoint, LocalLLM, or anything that fits. failed: reason -> how many replies failed the check."""
+
+    def __init__(self, model: LanguageModel):
+        self.model = model
+        self.id = f"llm:{model.id}"
+        self.failed: Counter[str] = Counter()
+        self._rules = RuleRefiner()
+
+    def refine(self, qa: QA, subject: SubjectSpec) -> QA:
+        """See protocols.QARefiner. Raises PVChatError when the model cannot be reached."""
+        answer = qa.answer.replace(subject.name, PLACEHOLDER)
+        prompt = PROMPT.format(noun=subject.noun, name=PLACEHOLDER, answer=answer)
+        reply = self.model.complete(SYSTEM, prompt).strip().strip('"').strip()
+        reason = find_fault(answer, reply, PLACEHOLDER, subject.noun)
+        if reason is not None:
+            self.failed[reason] += 1
+            return self._rules.refine(qa, subject)
+        return dataclasses.replace(qa, answer=reply.replace(PLACEHOLDER, subject.name), refined_by=self.id)
+
+
+# -- the check --------------------------------------------------------------------------------------------------------
+
+_OBJECTS = {"he": "he him his himself", "she": "she her hers herself", "any": "they them their theirs themselves"}
+_PRONOUNS = {word: kind for kind, words in _OBJECTS.items() for word in words.split()}
+_GENERIC = {*NOUNS, "someone", "somebody"}
+# Words that may come and go with the subject: "There is a man who is waving" -> "<person> is waving".
+_FREE = {
+    *_GENERIC, *_PRONOUNS, "a", "an", "the", "this", "that", "who", "there", "one", "s", "is", "are", "was", "were", "be",
+    "been", "being", "has", "have", "had", "do", "does", "did", "young", "old", "elderly", "middle-aged", "adult",
+}  # fmt: skip
+# Before the name these show that somebody else was renamed.
+_BEFORE_OTHERS = {
+    "a", "an", "the", "this", "that", "another", "other", "second", "third", "two", "three", "several", "some", "many",
+    "each", "every", "no", "any", "both",
+}  # fmt: skip
+_INDEFINITE = re.compile(
+    rf"\b(?:another|other|(?:a|the) second|(?:a|an|one)(?: [a-z-]+){{0,2}}?) (?:{'|'.join(_GENERIC)})\b"
+    r"|\b(?:someone|somebody)(?: else)?\b",
+    re.IGNORECASE,
+)
+_CROWD = re.compile(r"\b(?:others|people|persons|men|women|children|boys|girls|crowd|group|friends?|family)\b", re.I)
+_WORD = re.compile(r"<person>|[a-z0-9]+(?:-[a-z0-9]+)*", re.IGNORECASE)
+
+
+def find_fault(original: str, refined: str, name: str = PLACEHOLDER, noun: str = "person") -> str | None:
+    """Why `refined` is not `original` with the name for its subject; None when it is.
+
+    Facts: the words left without people, articles and auxiliaries must be the same, in the same order. Bystanders:
+    their mentions must stay, nobody with "a", "the", "another", ... becomes the name, and after the sentence that
+    brings in somebody who could be meant by the same pronoun, the text must be unchanged.
+    """
+    if name not in refined:
+        return "the name is missing"
+    old, new = (text.replace(name, PLACEHOLDER) for text in (original, refined))
+    if _facts(old) != _facts(new):
+        return "facts were added, dropped or moved"
+    words = [word.lower() for word in _WORD.findall(new)]
+    if any(word in _BEFORE_OTHERS for word, after in zip(words, words[1:], strict=False) if after == PLACEHOLDER):
+        return "somebody else was given the name"
+    kind = _subject_kind(old, noun)
+    others = _others(old)
+    if Counter(o.lower() for o in others) - Counter(m[0].lower() for m in _INDEFINITE.finditer(new)):
+        return "a bystander was renamed"
+    if kind != "any":
+        opposite = {"he": "she", "she": "he"}[kind]
+        if _of_kind(old, opposite) != _of_kind(new, opposite):
+            return "a bystander was renamed"
+    if _after_rival(old, others, kind) != _after_rival(new, others, kind):
+        return "it is unclear who is meant"
+    return None
+
+
+def _facts(text: str) -> list[str]:
+    """The words that carry facts, without the endings that agreement changes ("they wave" -> "<person> waves")."""
+    words = (word.lower() for word in _WORD.findall(text.replace("'s", "")))
+    kept = (word for word in words if word != PLACEHOLDER and word not in _FREE)
+    return [re.sub(r"(?<=[a-z])ie$", "y", re.sub(r"(?<=[a-z]{2})s$", "", re.sub(r"oes$", "o", word))) for word in kept]
+
+
+def _subject_kind(text: str, noun: str) -> str:
+    """ "he", "she" or "any": by the first word for a person in the text, else by the noun the user gave."""
+    for word in _WORD.findall(text):
+        kind = NOUNS.get(word.lower()) or PRONOUNS.get(word.lower()) or _PRONOUNS.get(word.lower())
+        if kind is not None:
+            return kind if kind != "any" else NOUNS.get(noun, "any")
+    return NOUNS.get(noun, "any")
+
+
+def _others(text: str) -> list[str]:
+    """Mentions that bring in somebody, without the first one when it is the subject's."""
+    found = list(_INDEFINITE.finditer(text))
+    first = re.search(rf"{PLACEHOLDER}|\b(?:{'|'.join((*_GENERIC, *_PRONOUNS))})\b", text, re.IGNORECASE)
+    if found and first and found[0].start() <= first.start() < found[0].end() and first[0] != PLACEHOLDER:
+        if not re.match(r"another|other|(?:a|the) second", found[0][0], re.IGNORECASE):
+            found = found[1:]
+    return [match[0] for match in found]
+
+
+def _of_kind(text: str, kind: str) -> list[str]:
+    words = (word.lower() for word in _WORD.findall(text))
+    return [word for word in words if (NOUNS.get(word) or _PRONOUNS.get(word)) == kind]
+
+
+def _after_rival(text: str, others: list[str], kind: str) -> list[str] | None:
+    """The sentences after the one with the first bystander who could share the subject's pronoun; None without one."""
+    rivals = [o for o in others if {NOUNS.get(o.split()[-1].lower(), "any"), kind} != {"he", "she"}]
+    sentences = re.split(r"(?<=[.!?])\s+", text.strip())
+    for number, sentence in enumerate(sentences):
+        if _CROWD.search(sentence) or any(rival.lower() in sentence.lower() for rival in rivals):
+            return sentences[number + 1 :]
+    return None
+
+
+# -- the models -------------------------------------------------------------------------------------------------------
+
+
+class OpenAIEndpoint:
+    """A model behind an OpenAI-compatible `/chat/completions`: GPT-4o, or a server on this computer.
+
+    url: up to and with the version, such as https://api.openai.com/v1 or http://localhost:8000/v1.
+    allow_third_party: descriptions of a private person leave this computer only with this.
+    The key, if the endpoint wants one, is read from the environment variable OPENAI_API_KEY.
+    Raises PVChatError: not an address; not on this computer and not allowed, or not encrypted.
+    """
+
+    def __init__(self, url: str, model: str, allow_third_party: bool = False):
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise PVChatError(f"The endpoint {url!r} is not an address; pass for example http://localhost:8000/v1.")
+        local = parts.hostname in ("localhost", "127.0.0.1", "::1")
+        if not local and not allow_third_party:
+            raise PVChatError(
+                f"Refining at {parts.hostname} sends descriptions of the person to a third party; allow it explicitly, "
+                f"or use a model on this computer or the rules."
+            )
+        if not local and parts.scheme != "https":
+            raise PVChatError(f"Descriptions of a person are not sent to {parts.hostname} unencrypted; use https.")
+        self.id = f"{model}@{parts.netloc.rpartition('@')[2]}"
+        self._model = model
+        self._url = f"{url.rstrip('/')}/chat/completions"
+        self._host = parts.hostname
+        # What goes to this computer takes no proxy, and nothing follows a redirect to somewhere else.
+        proxies = [urllib.request.ProxyHandler({})] if local else []
+        self._opener = urllib.request.build_opener(_NoRedirect, *proxies)
+
+    def complete(self, system: str, user: str) -> str:
+        """Raises PVChatError: refused, unreachable after a few tries, or not the expected form."""
+        body = {
+            "model": self._model,
+            "messages": [{"role": "system", "content": system}, {"role": "user", "content": user}],
+            "temperature": 0,
+        }
+        headers = {"Content-Type": "application/json"}
+        if key := os.environ.get("OPENAI_API_KEY"):
+            headers["Authorization"] = f"Bearer {key}"
+        request = urllib.request.Request(self._url, json.dumps(body).encode(), headers, method="POST")
+        for wait in (*WAITS, None):
+            try:
+                with self._opener.open(request, timeout=TIMEOUT) as response:
+                    reply = json.load(response)
+                return str(reply["choices"][0]["message"]["content"])
+            except urllib.error.HTTPError as error:
+                problem, again = f"answered {error.code} {error.reason}", error.code == 429 or error.code >= 500
+            except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+                problem, again = f"cannot be reached ({getattr(error, 'reason', error)})", True
+            except (ValueError, KeyError, IndexError, TypeError):
+                problem, again = "did not answer in the form of /chat/completions", False
+            if not again or wait is None:
+                break
+            time.sleep(wait)
+        raise PVChatError(
+            f"The endpoint {self._host} {problem}; check its address, the model {self._model!r} and OPENAI_API_KEY, or "
+            f"refine by rules."
+        )
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *args: Any) -> None:
+        return None
+
+
+class LocalLLM:
+    """A causal language model with a chat template on this computer. name: for the id."""
+
+    def __init__(self, model: Any, tokenizer: Any, name: str):
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.id = name
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path = "Qwen/Qwen3-4B-Instruct-2507") -> LocalLLM:
+        """Loads from a folder or the Hub; raises MissingBackendError when that fails."""
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = torch.bfloat16 if device == "cuda" else torch.float32
+        tokenizer = load_weights(AutoTokenizer.from_pretrained, name, "Apache-2.0")
+        model = load_weights(AutoModelForCausalLM.from_pretrained, name, "Apache-2.0", dtype=dtype).to(device)
+        return cls(model, tokenizer, weights_id(name, model))
+
+    @torch.inference_mode()
+    def complete(self, system: str, user: str) -> str:
+        """The most likely reply."""
+        chat = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+        inputs = self.tokenizer.apply_chat_template(
+            chat, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+        ).to(self.model.device)
+        output = self.model.generate(
+            **inputs, do_sample=False, temperature=None, top_p=None, top_k=None, max_new_tokens=MAX_NEW_TOKENS
+        )
+        return self.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)

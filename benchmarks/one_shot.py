@@ -17,10 +17,14 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from pvchat.dataset_builder.cartoon import cast, oracle_source, write_gallery, write_reference, write_test_clips
 from pvchat.dataset_builder.recipe import get_recipe, oracle_recipe
@@ -151,6 +155,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--base", default=None, help="checkpoint folder (default: the embedded pvchat-cartoon)")
     parser.add_argument("--out", type=Path, default=None, help="work folder (default: runs/one_shot-SEED)")
     parser.add_argument("--write", type=Path, help="folder to write one_shot.json and one_shot.md into")
+    parser.add_argument("--workers", type=int, default=1, help="subjects learned at the same time (default: 1)")
+    parser.add_argument("--threads", type=int, default=1, help="of each worker (default: 1)")
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
     parser.add_argument("--config", type=Path, metavar="YAML", help="training settings, as of pvchat train")
     args = parser.parse_args(argv)
@@ -167,20 +173,22 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     members = cast(args.subjects, seed=args.seed)
     names = args.recipes.split(",") + ([f"light-without-{origin}" for origin in ABLATED] if args.ablate else [])
     recipes, controls = {}, {}
-    for name in names:
-        runs = []
-        for member in members:
-            runs.append(learn(member, name, folder, args))
-            accuracy = runs[-1].scores["existence"]["balanced_accuracy"]
-            print(f"{name:>28} {member.name:>6} {accuracy:.3f}", file=sys.stderr, flush=True)
-        scores = [score(run, runs[(i + 1) % len(runs)], args) for i, run in enumerate(runs)]
-        recipes[name] = summary(scores, runs, args.seed)
-        if not controls:
-            controls = {
-                control: {"balanced_accuracy": mean([control_score(s, control) for s in scores])}
-                for control in CONTROLS
-            }
+    with ProcessPoolExecutor(args.workers, get_context("spawn"), torch.set_num_threads, (args.threads,)) as pool:
+        for name in names:
+            runs = []
+            for run in pool.map(partial(learn, name=name, folder=folder, args=args), members):
+                runs.append(run)
+                accuracy = run.scores["existence"]["balanced_accuracy"]
+                print(f"{name:>28} {run.folder.name:>6} {accuracy:.3f}", file=sys.stderr, flush=True)
+            scores = list(pool.map(partial(score, args=args), runs, runs[1:] + runs[:1]))
+            recipes[name] = summary(scores, runs, args.seed)
+            if not controls:
+                controls = {
+                    control: {"balanced_accuracy": mean([control_score(s, control) for s in scores])}
+                    for control in CONTROLS
+                }
     config = {"subjects": args.subjects, "recipes": names, "positives": args.positives, "settings": args.settings}
+    config |= {"workers": args.workers, "threads": args.threads}
     about = passport(args.command_line, config | {"base": Path(args.base or EMBEDDED_BASE).name}, args.seed)
     result = {"recipes": recipes, "controls": controls, "passport": about}
     if args.write:

@@ -199,7 +199,7 @@ class Recognition:
 
     def step_loss(self, families: Families, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         rng = np.random.default_rng([self.args.seed, 4, step, self.rank])
-        share = step / self.args.steps
+        share = 1.0 if self.args.more else step / self.args.steps
         chosen = rng.choice(len(families), self.args.batch, replace=False)
         encoded = families.features[chosen].flatten(0, 1).float()
         targets = families.targets[chosen].flatten(0, 1)
@@ -288,6 +288,8 @@ class Recognition:
         weights = {k: v.to(torch.bfloat16) for k, v in self.full.state_dict().items()}
         self.full.save_pretrained(new, state_dict=weights)
         config = json.loads((new / "config.json").read_text()) | {"dtype": "bfloat16"}
+        for part in ("vision_config", "qformer_config", "text_config"):
+            config[part].pop("dtype", None)
         (new / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         self.processor.save_pretrained(new)
         record = {
@@ -320,6 +322,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="families of one process in one step")
     parser.add_argument("--steps", type=int, default=1300)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--more", action="store_true", help="the base was through this before: all questions at once")
     parser.add_argument("--evaluate-every", type=int, default=100)
     parser.add_argument("--processes", type=int, default=2, help="one core each; gradients are averaged")
     args = parser.parse_args()

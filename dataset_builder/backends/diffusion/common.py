@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,17 +14,18 @@ from ....errors import MissingBackendError, PVChatError
 from ...engine import hash_text
 from ...protocols import Person
 
-OFFLOADS = ("none", "model", "group", "sequential")  # fastest and largest first
+OFFLOADS = ("none", "model", "group", "sequential")
+GENERATE = '"pvchat[generate]"'  # what pip installs for these backends
 
 
-def require(*names: str, backend: str, extra: str = "generate") -> Any:
+def require(*names: str, backend: str, pip: str = GENERATE) -> Any:
     """Imports the packages and returns the last one. Raises MissingBackendError with the pip line."""
     for name in names:
         try:
             module = importlib.import_module(name)
         except ImportError as error:
             raise MissingBackendError(
-                f'The backend {backend} needs the package {name} ({error}): pip install "pvchat[{extra}]".'
+                f"The backend {backend} needs the package {name} ({error}): pip install {pip}"
             ) from error
     return module
 
@@ -35,22 +36,22 @@ def from_hub(load: Callable[[], Any], *, backend: str, repo: str, licence: str) 
     try:
         return load()
     except OSError as error:
-        reason = str(error).strip().splitlines()
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise MissingBackendError(
-            f"The backend {backend} needs the weights {repo} (licence: {licence}) from the Hub, which cannot be loaded "
-            f"({reason[0] if reason else type(error).__name__}); connect to the Hub and accept the licence, once."
+            f"The backend {backend} needs the weights {repo} (licence: {licence}) from the Hub; connect once, or set "
+            f"HF_HOME to a cache that has them. They cannot be loaded here: {reason[:200]}"
         ) from error
 
 
 def backend_id(name: str, version: int, revision: str, **settings: Any) -> str:
     """ "name@version+revision.hash": the hash covers the settings, so that a clip made with others is not taken for
-    this one."""
+    one of this backend."""
     return f"{name}@{version}+{revision}.{hash_text(settings)[:8]}"
 
 
-def check_offload(offload: str) -> str:
-    if offload not in OFFLOADS:
-        raise PVChatError(f"offload must be one of {', '.join(OFFLOADS)}, got {offload!r}.")
+def check_offload(offload: str, allowed: Sequence[str] = OFFLOADS) -> str:
+    if offload not in allowed:
+        raise PVChatError(f"offload must be one of {', '.join(allowed)}, got {offload!r}.")
     return offload
 
 
@@ -64,14 +65,14 @@ def best_dtype() -> torch.dtype:
 
 
 def place(pipe: Any, offload: str) -> Any:
-    """Puts a pipeline onto the GPU, whole ("none") or by parts: "model" moves one network at a time, "group" and
-    "sequential" one layer at a time ("group" loads the next layer meanwhile). On a CPU there is nothing to move."""
+    """Puts a pipeline onto the GPU: "none" whole, "model" one network at a time, "group" and "sequential" one layer at
+    a time ("group" fetches the next layer meanwhile). With any but "none" the decoder works tile by tile. Without a
+    GPU there is nothing to move."""
     device = best_device()
     pipe.set_progress_bar_config(disable=True)
-    if offload != "none" and hasattr(pipe.vae, "enable_tiling"):
-        pipe.vae.enable_tiling()
     if device.type == "cpu" or offload == "none":
         return pipe.to(device)
+    pipe.vae.enable_tiling()
     if offload == "model":
         pipe.enable_model_cpu_offload(device=device)
     elif offload == "sequential":

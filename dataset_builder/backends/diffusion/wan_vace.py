@@ -1,37 +1,28 @@
-"""Role SceneVideoGenerator: Wan VACE with the still as reference picture, the permissive modern choice (2503.07598)."""
+"""Role SceneVideoGenerator: Wan 2.1 VACE, text to video with a reference picture. Code and weights are Apache-2.0."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from ...protocols import Generated, Person
 from ...scenes import prompt_and_truth
-from .common import (
-    backend_id,
-    best_dtype,
-    best_picture,
-    check_offload,
-    from_hub,
-    place,
-    require,
-    seeded,
-    to_uint8,
-)
+from .common import backend_id, best_dtype, best_picture, check_offload, from_hub, place, require, seeded, to_uint8
 
-FPS = 16.0  # of the generator
-NEGATIVE_PROMPT = (
-    "overexposed, static picture, blurred, subtitles, text, painting, grey, low quality, deformed face, deformed hands, "
-    "several people"
-)
+LICENCE = "Apache-2.0"
+FPS = 16.0  # of the model
+FLOW_SHIFT = 3.0  # of the scheduler at 480 lines (diffusers' documentation; 5.0 at 720)
+NEGATIVE_PROMPT = "still picture, overexposed, blurred, low quality, deformed face, extra fingers, text, watermark"
 
 
 class WanVACEScenes:
-    """One clip per call from the best still: 81 frames of 832 x 480, 50 steps, guidance 5.0 (defaults of the pipeline).
+    """One clip per call; the person's best still is the reference picture, in front of white where a matte is known.
 
-    repo: the 1.3B or the 14B checkpoint, "Wan-AI/Wan2.1-VACE-14B-diffusers". revision: of the weights on the Hub; part
-    of the cache key. flow_shift: 3.0 for 480 lines, 5.0 for 720 (diffusers documentation).
-    offload: see `common.place`. About 12 to 16 GB for 1.3B (estimate).
-    pipeline: a ready object instead of the one from the Hub.
+    repo: VACE 1.3B (480 lines, about 12 to 16 GB of GPU memory, an estimate) or "Wan-AI/Wan2.1-VACE-14B-diffusers".
+    revision: of the weights on the Hub; part of the cache key.
+    num_frames: 4 n + 1, at 16 frames per second. steps, guidance: the pipeline's defaults.
+    offload: see `common.place`. pipeline: a ready WanVACEPipeline instead of the one from the Hub.
 
     Everything is loaded at the first call. Raises MissingBackendError when packages or weights are absent.
     """
@@ -43,55 +34,51 @@ class WanVACEScenes:
         repo: str = "Wan-AI/Wan2.1-VACE-1.3B-diffusers",
         *,
         revision: str = "main",
-        width: int = 832,
-        height: int = 480,
-        num_frames: int = 81,
         steps: int = 50,
         guidance: float = 5.0,
-        flow_shift: float = 3.0,
-        max_sequence_length: int = 512,
-        offload: str = "none",
+        num_frames: int = 81,
+        width: int = 832,
+        height: int = 480,
+        offload: str = "model",
         pipeline: Any = None,
     ):
-        self.repo, self.revision, self.flow_shift = repo, revision, flow_shift
+        self.repo, self.revision, self.steps, self.guidance = repo, revision, steps, guidance
+        self.num_frames, self.width, self.height = num_frames, width, height
         self.offload = check_offload(offload)
-        self.call = {
-            "width": width,
-            "height": height,
-            "num_frames": num_frames,
-            "num_inference_steps": steps,
-            "guidance_scale": guidance,
-            "max_sequence_length": max_sequence_length,
-        }
         self._pipeline = pipeline
-        self.id = backend_id("wan-vace", 1, revision, repo=repo, flow_shift=flow_shift, **self.call)
+        self.id = backend_id("wan-vace", 1, revision, settings=[repo, steps, guidance, num_frames, width, height])
 
     def generate(self, person: Person, prompt: str, seed: int) -> Generated:
-        """prompt: any, or "" for one drawn from the scene bank by the seed; the truth is known for those of the bank."""
+        """prompt: any text; "" = drawn from the scene bank by the seed. The truth is known for prompts of the bank."""
         prompt, truth = prompt_and_truth(prompt, seed)
         self._load()
         made = self._pipeline(
             prompt=prompt,
             negative_prompt=NEGATIVE_PROMPT,
             reference_images=[[best_picture(person)]],
+            height=self.height,
+            width=self.width,
+            num_frames=self.num_frames,
+            num_inference_steps=self.steps,
+            guidance_scale=self.guidance,
             generator=seeded(seed),
             output_type="np",
-            **self.call,
         )
         return Generated(to_uint8(made.frames[0]), FPS, truth)
 
     def _load(self) -> None:
         if self._pipeline is not None:
             return
-        require("ftfy", backend="wan-vace")  # the pipeline fails on the first prompt without it
-        diffusers = require("diffusers", backend="wan-vace")
-        pipe = from_hub(
-            lambda: diffusers.WanVACEPipeline.from_pretrained(
-                self.repo, revision=self.revision, dtype={"vae": "float32", "default": best_dtype()}
-            ),
-            backend="wan-vace", repo=self.repo, licence="Apache-2.0",
-        )  # fmt: skip
-        pipe.scheduler = diffusers.UniPCMultistepScheduler.from_config(
-            pipe.scheduler.config, flow_shift=self.flow_shift
-        )
+        diffusers = require("ftfy", "diffusers", backend="wan-vace")
+
+        def load() -> Any:
+            vae = diffusers.AutoencoderKLWan.from_pretrained(
+                self.repo, subfolder="vae", revision=self.revision, dtype=torch.float32
+            )
+            return diffusers.WanVACEPipeline.from_pretrained(
+                self.repo, vae=vae, revision=self.revision, dtype=best_dtype()
+            )
+
+        pipe = from_hub(load, backend="wan-vace", repo=self.repo, licence=LICENCE)
+        pipe.scheduler = diffusers.UniPCMultistepScheduler.from_config(pipe.scheduler.config, flow_shift=FLOW_SHIFT)
         self._pipeline = place(pipe, self.offload)

@@ -17,8 +17,10 @@ WHOLE_FACE = np.array(
     [[0.371206, 0.399590], [0.619529, 0.399590], [0.495368, 0.540174], [0.384651, 0.664322], [0.606096, 0.664322]]
 )
 # The template of ArcFace, SFace and their kin (insightface, face_align.py): pixels of a 112 x 112 picture.
-ARCFACE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]])
-ARCFACE = ARCFACE / 112
+ARCFACE = (
+    np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]])
+    / 112
+)
 
 
 def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:

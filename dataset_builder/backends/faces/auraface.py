@@ -14,7 +14,7 @@ from ....errors import PVChatError
 from ...protocols import FaceDetector
 from .align import ARCFACE
 from .embedder import AlignedEmbedder
-from .weights import hub_file, local_file, require
+from .weights import file_version, hub_file, local_file, require
 
 REPO, FILE = "fal/AuraFace-v1", "glintr100.onnx"
 REVISION = "af6d057c9b0ec4071d4c49c80e3539258798b609"
@@ -30,7 +30,6 @@ class AuraFace(AlignedEmbedder):
     """
 
     licences = ("Apache-2.0",)
-    name = "auraface@1+v1"
     same, different, eps = 0.40, 0.28, 0.60
     size, template = 112, ARCFACE
 
@@ -41,6 +40,7 @@ class AuraFace(AlignedEmbedder):
             path = hub_file(REPO, FILE, REVISION, backend="auraface", licence="Apache-2.0")
         else:
             path = local_file(weights, "auraface")
+        self.name = f"auraface@1+{file_version(path)}"
         try:
             self._net = runtime.InferenceSession(str(path), providers=runtime.get_available_providers())
         except Exception as error:  # its errors share no base class

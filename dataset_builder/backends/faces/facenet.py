@@ -18,10 +18,11 @@ from ....errors import PVChatError
 from ...protocols import Face, FaceDetector
 from .align import WHOLE_FACE, crop_box
 from .embedder import AlignedEmbedder
-from .weights import hub_file, load_state, load_strictly, local_file
+from .weights import file_version, hub_file, load_state, load_strictly, local_file
 
 REPO, FILE = "py-feat/facenet", "facenet_20180402_114759_vggface2.pth"
 REVISION = "c42f4c2771b043bb5c461093664d016ff4298224"
+BATCH = 32  # crops per forward pass
 BOX_MARGIN = 14  # pixels of 160, as in facenet-pytorch's examples/lfw_evaluate.ipynb
 
 
@@ -172,7 +173,6 @@ class FaceNet(AlignedEmbedder):
     """
 
     licences = ("MIT", "VGGFace2-research")
-    name = "facenet@1+vggface2"
     same, different, eps = 0.70, 0.40, 0.60
     size, template = 160, WHOLE_FACE
 
@@ -181,12 +181,11 @@ class FaceNet(AlignedEmbedder):
         if crop not in ("whole_face", "box"):
             raise PVChatError(f"crop must be whole_face or box, got {crop!r}.")
         self._box = crop == "box"
-        if self._box:
-            self.name = f"{self.name}-box"
         if weights is None:
             path = hub_file(REPO, FILE, REVISION, backend="facenet", licence="MIT; trained on VGGFace2, research only")
         else:
             path = local_file(weights, "facenet")
+        self.name = f"facenet@1-{crop}+{file_version(path)}"
         state = load_state(path, "facenet")
         self._net = InceptionResnetV1()
         load_strictly(self._net, {k: v for k, v in state.items() if not k.startswith("logits.")}, path, "facenet")
@@ -199,4 +198,5 @@ class FaceNet(AlignedEmbedder):
     @torch.no_grad()
     def vectors(self, crops: np.ndarray) -> np.ndarray:
         """(N, 160, 160, 3) uint8 -> (N, 512) float32."""
-        return self._net(to_input(crops).to(self._device)).cpu().numpy()
+        batches = to_input(crops).split(BATCH)
+        return torch.cat([self._net(batch.to(self._device)).cpu() for batch in batches]).numpy()

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ....errors import MissingBackendError
 from ...protocols import Face
-from .weights import load_state, load_strictly, local_file
+from .weights import file_version, load_state, load_strictly, local_file
 
 SCALE_STEP = 0.709  # about 1 / sqrt(2): every level of the pyramid has half the area of the one before
 THRESHOLDS = (0.6, 0.7, 0.7)  # of the face probability, per net
@@ -106,8 +106,9 @@ class MTCNN:
         self.id, self.min_face = f"mtcnn@1+facenet-pytorch-2.6.0/{min_face}", min_face
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._pnet, self._rnet, self._onet = PNet(), RNet(), ONet()
-        for net, name in ((self._pnet, "pnet"), (self._rnet, "rnet"), (self._onet, "onet")):
-            path = local_file(folder / f"{name}.pt", "mtcnn")
+        paths = [local_file(folder / f"{name}.pt", "mtcnn") for name in ("pnet", "rnet", "onet")]
+        self.id = f"mtcnn@1-{min_face}px+{file_version(*paths)}"
+        for net, path in zip((self._pnet, self._rnet, self._onet), paths, strict=True):
             load_strictly(net, load_state(path, "mtcnn"), path, "mtcnn")
             net.eval().to(self._device)
 

@@ -10,8 +10,9 @@ from typing import Protocol
 
 import numpy as np
 
-from ...protocols import FaceDetector, Person, QualityReport
+from ...protocols import Face, FaceDetector, Person, QualityReport
 from .align import WHOLE_FACE, align
+from .embedder import points_of
 
 LEFT_EYE = (362, 385, 387, 263, 373, 380)  # corner, two above, corner, two below
 RIGHT_EYE = (33, 160, 158, 133, 153, 144)
@@ -71,14 +72,16 @@ def measure(landmarks: np.ndarray, picture: np.ndarray) -> FaceQuality:
 
 
 def eye_ratio(eye: np.ndarray) -> float:
-    """Eye aspect ratio of six points (6, 2), in the order of LEFT_EYE: height over width (Soukupova and Cech, 2016)."""
+    """Eye aspect ratio (Soukupova and Cech, 2016) of six points (6, 2) in the order of LEFT_EYE: height over width; 0
+    for an eye without width."""
     heights = np.linalg.norm(eye[1] - eye[5]) + np.linalg.norm(eye[2] - eye[4])
-    return float(heights / (2 * np.linalg.norm(eye[0] - eye[3])))
+    width = np.linalg.norm(eye[0] - eye[3])
+    return float(heights / (2 * width)) if width else 0.0
 
 
 def grey(picture: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 RGB -> (H, W) uint8: 0.299 R + 0.587 G + 0.114 B in OpenCV's fixed point (14 bits)."""
-    return ((picture.astype(np.int64) @ np.array([4899, 9617, 1868]) + (1 << 13)) >> 14).astype(np.uint8)
+    """(H, W, 3) uint8 RGB -> (H, W) uint8: 0.299 R + 0.587 G + 0.114 B in OpenCV's fixed point (15 bits)."""
+    return ((picture.astype(np.int64) @ np.array([9798, 19235, 3735]) + (1 << 14)) >> 15).astype(np.uint8)
 
 
 def laplacian_variance(picture: np.ndarray) -> float:
@@ -100,14 +103,14 @@ class EarQuality:
         self.licences = tuple(dict.fromkeys(("Apache-2.0", *detector.licences, *landmarks.licences)))
 
     def score(self, person: Person) -> list[QualityReport]:
-        """One report per frame."""
+        """One report per frame. Raises PVChatError when the detector gives no points."""
         found = zip(person.frames, self.detector.detect(person.frames), strict=True)
         return [self._report(frame, faces) for frame, faces in found]
 
-    def _report(self, frame: np.ndarray, faces: list) -> QualityReport:
+    def _report(self, frame: np.ndarray, faces: list[Face]) -> QualityReport:
         if not faces:
             return QualityReport(-1.0, ("no face found",))
-        crop = align(frame, faces[0].points, WHOLE_FACE, CROP)
+        crop = align(frame, points_of(faces[0], "ear", self.detector), WHOLE_FACE, CROP)
         mesh = self.landmarks.find(crop)
         if mesh is None:
             return QualityReport(-1.0, ("no landmarks found",))

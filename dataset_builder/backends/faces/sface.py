@@ -1,4 +1,4 @@
-"""Role FaceEmbedder: SFace (Zhong et al., 2021) through OpenCV's FaceRecognizerSF."""
+"""Role FaceEmbedder under a permissive licence: SFace (Zhong et al., 2021) through OpenCV's FaceRecognizerSF."""
 
 from __future__ import annotations
 
@@ -10,39 +10,36 @@ from ....errors import PVChatError
 from ...protocols import FaceDetector
 from .align import ARCFACE
 from .embedder import AlignedEmbedder
-from .weights import hub_file, local_file, require
+from .weights import file_version, hub_file, local_file, require
 
 REPO, FILE = "opencv/face_recognition_sface", "face_recognition_sface_2021dec.onnx"
-REVISION = "3d7082438a6e4551e840c9b2bb60b71e8da4b524"
 
 
 class SFace(AlignedEmbedder):
     """SFace on crops of 112 pixels -> 128 numbers.
 
-    detector: finds the faces. weights: the ONNX file; None reads it from the Hub (39 MB).
+    weights: the ONNX file; None reads it from the Hub.
 
-    same: 0.363, from OpenCV's own `sface.py`. different: 0.30, and eps: 0.55 (cosine 0.45), from a published run of
-    this file over all pairs of LFW: 1 % of the pairs of two people lie above 0.302, 1 % of those of one person below
-    0.385, and 0.003 % of two people above 0.45.
+    same: 0.363, the cosine from which OpenCV's tutorial on FaceRecognizerSF calls two faces one person. eps: 1 - same,
+    so that clustering links what `same` calls one person. different: 0.2, an allowance below `same` for pose and
+    light within one video; it is not a published number.
     """
 
     licences = ("Apache-2.0",)
-    name = "sface@1+2021dec"
-    same, different, eps = 0.363, 0.30, 0.55
+    same, different, eps = 0.363, 0.2, 0.637
     size, template = 112, ARCFACE
 
     def __init__(self, detector: FaceDetector, weights: str | Path | None = None):
         super().__init__(detector)
         cv2 = require("cv2", "sface")
-        if weights is None:
-            path = hub_file(REPO, FILE, REVISION, backend="sface", licence="Apache-2.0")
-        else:
-            path = local_file(weights, "sface")
+        path = local_file(weights, "sface") if weights else hub_file(REPO, FILE, backend="sface", licence="Apache-2.0")
+        self.name = f"sface@1+{file_version(path)}"
         try:
             self._net = cv2.FaceRecognizerSF.create(str(path), "")
         except cv2.error as error:
-            raise PVChatError(f"{path} cannot be read as an ONNX network; pass the weights of sface.") from error
+            raise PVChatError(f"{path} cannot be read as SFace; pass {FILE} of {REPO}.") from error
 
     def vectors(self, crops: np.ndarray) -> np.ndarray:
-        """(N, 112, 112, 3) uint8 -> (N, 128) float32."""
-        return np.concatenate([self._net.feature(np.ascontiguousarray(crop[..., ::-1])) for crop in crops])
+        """(N, 112, 112, 3) uint8 RGB -> (N, D) float32."""
+        bgr = np.ascontiguousarray(crops[..., ::-1])
+        return np.stack([self._net.feature(crop).ravel().copy() for crop in bgr])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,16 @@ def local_file(path: str | Path, backend: str) -> Path:
     return path
 
 
-def hub_file(repo: str, filename: str, revision: str | None, *, backend: str, licence: str) -> Path:
+def file_version(*paths: Path) -> str:
+    """12 hex digits that tell these weights from others."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:12]
+
+
+def hub_file(repo: str, filename: str, revision: str | None = None, *, backend: str, licence: str) -> Path:
     """The file from the Hub or its cache. Raises MissingBackendError when it cannot be had."""
     from huggingface_hub import hf_hub_download
 

@@ -5,8 +5,8 @@
     pipeline   identity embeddings from a denoising step on, on top of diffusers' StableDiffusionXLPipeline
     portraits  the backend
 
-Li et al., "PhotoMaker: Customizing Realistic Human Photos via Stacked ID Embedding" (2312.04461). The networks load the
-files of TencentARC/PhotoMaker and TencentARC/PhotoMaker-V2 by name.
+Li et al., "PhotoMaker: Customizing Realistic Human Photos via Stacked ID Embedding" (2312.04461). The networks load
+the files of TencentARC/PhotoMaker and TencentARC/PhotoMaker-V2 by name.
 """
 
 from .encoder import PhotoMakerIDEncoder, PhotoMakerIDEncoderV2

@@ -1,5 +1,5 @@
-"""PhotoMaker's identity encoders. Module names follow the published files (photomaker-v1.bin, photomaker-v2.bin), which
-load with `strict=True`.
+"""PhotoMaker's identity encoders. Module names follow the published files (photomaker-v1.bin, photomaker-v2.bin), so
+that these load with `strict=True`.
 
 Shapes: N pictures, L = 77 prompt tokens, T tokens per picture, D = 2048 channels of SDXL's two text encoders side by
 side, P = 257 tokens of the vision tower (one picture, 224 pixels), C = 1024 its width, E = 512 (ArcFace).
@@ -144,9 +144,7 @@ class FacePerceiver(nn.Module):
         self.proj_in = nn.Linear(embedding_dim, dim)
         self.proj_out = nn.Linear(dim, dim)
         self.norm_out = nn.LayerNorm(dim)
-        self.layers = nn.ModuleList(
-            nn.ModuleList([PerceiverAttention(dim), _feed_forward(dim)]) for _ in range(depth)
-        )
+        self.layers = nn.ModuleList(nn.ModuleList([PerceiverAttention(dim), _feed_forward(dim)]) for _ in range(depth))
 
     def forward(self, tokens: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
         patches = self.proj_in(patches)

@@ -14,7 +14,17 @@ from ....errors import PVChatError
 from ...engine import Rejected
 from ...protocols import Person
 from ...scenes import draw_scene, find_scene
-from ..diffusion.common import backend_id, best_dtype, check_offload, from_hub, place, require, seeded, to_uint8
+from ..diffusion.common import (
+    GENERATE,
+    backend_id,
+    best_dtype,
+    check_offload,
+    from_hub,
+    place,
+    require,
+    seeded,
+    to_uint8,
+)
 from .encoder import PhotoMakerIDEncoder, PhotoMakerIDEncoderV2
 from .pipeline import denoise, encode_prompt
 from .prompt import TRIGGER_WORD, prepare_pictures
@@ -32,16 +42,18 @@ ArcFace = Callable[[np.ndarray], np.ndarray | None]  # picture (H, W, 3) uint8 R
 class PhotoMakerPortraits:
     """One still per call from up to `max_pictures` frames of the person (the best one first).
 
-    version: "v2" (the authors' environment pins its code) also reads an ArcFace embedding per picture, by InsightFace's
-    buffalo_l, whose weights are for non-commercial research only; "v1" needs no face model.
+    version: "v2" (the authors' environment pins its code) also reads an ArcFace embedding per picture, by
+    InsightFace's buffalo_l, whose weights are for non-commercial research only; "v1" needs no face model.
     base: any SDXL checkpoint; the default is the one of the official V2 example.
-    steps, guidance, start_merge_step, size (pixels): the official example's, 50 steps with the identity from step 11 on.
+    steps, guidance, start_merge_step, size (pixels): the official example's; the text alone guides the steps 0 to
+    `start_merge_step`, the identity joins after that.
     revision: of the PhotoMaker weights on the Hub; part of the cache key.
-    offload: see `diffusion.common.place`. About 12 GB without, 8 GB with "model" (estimates for bfloat16).
-    pipeline, id_encoder, arcface: ready objects instead of those from the Hub; a pipeline must carry PhotoMaker's LoRA.
+    offload: see `diffusion.common.place`. At least 11 GB of GPU memory with "none" (the project's README).
+    pipeline, id_encoder, arcface: ready objects instead of those from the Hub; the pipeline and the encoder go
+    together, and the pipeline carries PhotoMaker's LoRA already.
 
-    Everything is loaded at the first call. Raises PVChatError for an unknown version and for a prompt that names nobody,
-    MissingBackendError when diffusers, peft, insightface or weights are absent, and Rejected when V2 finds no face.
+    Everything is loaded at the first call. Raises PVChatError for an unknown version and for a prompt that names
+    nobody, MissingBackendError when packages or weights are absent, and Rejected when V2 finds no face.
     """
 
     def __init__(
@@ -100,13 +112,14 @@ class PhotoMakerPortraits:
         return Person(to_uint8(made.images), person.fps)
 
     def _load(self) -> None:
+        from huggingface_hub import hf_hub_download
+
         repo, file = WEIGHTS[self.version]
         if self._pipeline is None:
             require("peft", backend="photomaker")
             diffusers = require("diffusers", backend="photomaker")
-            hub = require("huggingface_hub", backend="photomaker")
             path = from_hub(
-                lambda: hub.hf_hub_download(repo, file, revision=self.revision),
+                lambda: hf_hub_download(repo, file, revision=self.revision),
                 backend="photomaker", repo=repo, licence="Apache-2.0",
             )  # fmt: skip
             pipe = from_hub(
@@ -163,10 +176,10 @@ def read_weights(path: str | Path) -> dict[str, dict[str, torch.Tensor]]:
 
 def load_arcface() -> ArcFace:
     """InsightFace's buffalo_l: the embedding of the largest face, not normalised. The package fetches its weights."""
-    insightface = require("insightface.app", backend="photomaker (version v2)", extra="faces")
+    insightface = require("insightface.app", backend="photomaker-v2", pip=f"{GENERATE} insightface")
     analysis = from_hub(
         lambda: insightface.FaceAnalysis(name="buffalo_l", allowed_modules=["detection", "recognition"]),
-        backend="photomaker (version v2)", repo="buffalo_l", licence="InsightFace, non-commercial research only",
+        backend="photomaker-v2", repo="buffalo_l", licence="InsightFace, non-commercial research only",
     )  # fmt: skip
     analysis.prepare(ctx_id=0, det_size=(640, 640))
 
@@ -188,8 +201,8 @@ def add_trigger(prompt: str) -> str:
     found = re.search(rf"\b(?:{'|'.join(words)})\b", prompt)
     if found is None:
         raise PVChatError(
-            f"The prompt {prompt!r} names nobody: put the trigger word {TRIGGER_WORD!r} after the word for the person, "
-            f"for example 'a woman {TRIGGER_WORD} in a garden'."
+            f"The prompt {prompt!r} names nobody: put the trigger word {TRIGGER_WORD!r} after the word for the "
+            f"person, for example 'a woman {TRIGGER_WORD} in a garden'."
         )
     return f"{prompt[: found.end()]} {TRIGGER_WORD}{prompt[found.end() :]}"
 

@@ -25,9 +25,9 @@ def expand_class_word(
 ) -> tuple[list[int], list[bool]]:
     """The ids for the text encoder and the mask of the expanded class word, both as long as `input_ids`.
 
-    input_ids: a prompt with the trigger word, padded or truncated to the tokenizer's length (77). num_tokens: how often
-    the word before the trigger stands there afterwards (pictures x tokens per picture); what no longer fits is cut off.
-    Raises PVChatError unless the trigger word occurs exactly once. Same results as the original pipeline
+    input_ids: a prompt with the trigger word, padded or truncated to the tokenizer's length (77). num_tokens: how
+    often the word before the trigger stands there afterwards (pictures x tokens per picture); what no longer fits is
+    cut off. Raises PVChatError unless the trigger word occurs exactly once. Same results as the original pipeline
     (PhotoMaker 060b4fc, pipeline.py, encode_prompt_with_trigger_word).
     """
     places = [index for index, token in enumerate(input_ids) if token == trigger_id]

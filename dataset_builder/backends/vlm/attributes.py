@@ -122,6 +122,6 @@ def _age_group(years: float) -> str:
 
 def _refuse(seen: str) -> None:
     raise PVChatError(
-        f"The person looks like a minor to the model ({seen}), and minors are refused. If the person is an adult, state "
-        f"gender and age yourself instead of having them guessed."
+        f"The person looks like a minor to the model ({seen}), and minors are refused. If the person is an adult, "
+        f"state gender and age yourself instead of having them guessed."
     )

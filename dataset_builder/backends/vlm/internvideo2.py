@@ -5,7 +5,7 @@ with a tensor (1, tiles, frames, 3, 224, 224): a 2 x 1 grid of tiles and the who
 settings of the authors' video_qa_generation_all_video.py and get_age_gender.py, github.com/DavidYan2001/PVChat).
 
 The remote code was written for transformers 4.38. Where it no longer runs, convert the weights once
-(`pvchat convert`) and answer with `pvchat.session.VLMWriter`, which reads each clip once and batches its questions.
+(`modeling_pvchat.convert_pvchat`) and answer with `pvchat.session.VLMWriter`, which also batches the questions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 
 from ....errors import MissingBackendError, PVChatError
 from ....modeling_pvchat.video_processing_pvchat import PVChatVideoProcessor
-from .weights import load_weights, weights_id
+from .weights import first_line, load_weights, weights_id
 
 INTERNVIDEO2 = "OpenGVLab/InternVideo2_chat_8B_HD"
 LICENCES = ("MIT", "Apache-2.0")  # InternVideo2-Chat; Mistral-7B-Instruct inside it
@@ -56,8 +56,8 @@ class InternVideo2Writer:
         except (AttributeError, TypeError, KeyError, RuntimeError) as error:
             raise MissingBackendError(
                 f"The remote code of {name} does not run with the installed transformers ({type(error).__name__}: "
-                f"{str(error).splitlines()[0][:120] if str(error) else ''}); convert the weights with `pvchat convert` "
-                f"and answer with those."
+                f"{first_line(error)}); convert the weights (pvchat.modeling_pvchat.convert_pvchat) and answer with "
+                f"pvchat.session.VLMWriter."
             ) from error
         return cls(model.to(device), tokenizer, weights_id(name, model))
 

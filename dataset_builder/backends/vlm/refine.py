@@ -25,16 +25,16 @@ import torch
 
 from ....errors import PVChatError
 from ...records import QA, SubjectSpec
-from ...refine import NOUNS, PRONOUNS, RuleRefiner
+from ...refine import NOUNS, RuleRefiner
 from .weights import load_weights, weights_id
 
 PLACEHOLDER = "<person>"
 SYSTEM = "You edit short answers about a video. Reply with the edited answer and nothing else."
 PROMPT = (
-    "The answer below is about one {noun} in the video: the one it speaks of first. Write {name} wherever it means that "
-    "{noun} (in place of words like 'the man', 'a woman', 'he', 'she', 'they'; {name}'s for 'his', 'her', 'their'). "
-    "Leave every other person as they are. Change nothing else: no word about clothes, actions or places may be added, "
-    "dropped or moved.\n\nAnswer: {answer}"
+    "The answer below is about one {noun} in the video: the one it speaks of first. Write {name} wherever it means "
+    "that {noun} (in place of words like 'the man', 'a woman', 'he', 'she', 'they'; {name}'s for 'his', 'her', "
+    "'their'). Leave every other person as they are. Change nothing else: no word about clothes, actions or places "
+    "may be added, dropped or moved.\n\nAnswer: {answer}"
 )
 MAX_NEW_TOKENS = 160
 WAITS = (1.0, 4.0)  # seconds before an endpoint that is busy or does not answer is asked again
@@ -59,11 +59,13 @@ class LLMRefiner:
         self._rules = RuleRefiner()
 
     def refine(self, qa: QA, subject: SubjectSpec) -> QA:
-        """See protocols.QARefiner. Raises PVChatError when the model cannot be reached."""
-        answer = qa.answer.replace(subject.name, PLACEHOLDER)
-        prompt = PROMPT.format(noun=subject.noun, name=PLACEHOLDER, answer=answer)
+        """See protocols.QARefiner; answers with the name in them are left to the rules. Raises PVChatError when the
+        model cannot be reached."""
+        if subject.name in qa.answer:
+            return self._rules.refine(qa, subject)
+        prompt = PROMPT.format(noun=subject.noun, name=PLACEHOLDER, answer=qa.answer)
         reply = self.model.complete(SYSTEM, prompt).strip().strip('"').strip()
-        reason = find_fault(answer, reply, PLACEHOLDER, subject.noun)
+        reason = find_fault(qa.answer, reply, subject.noun)
         if reason is not None:
             self.failed[reason] += 1
             return self._rules.refine(qa, subject)
@@ -75,10 +77,12 @@ class LLMRefiner:
 _OBJECTS = {"he": "he him his himself", "she": "she her hers herself", "any": "they them their theirs themselves"}
 _PRONOUNS = {word: kind for kind, words in _OBJECTS.items() for word in words.split()}
 _GENERIC = {*NOUNS, "someone", "somebody"}
+_PERSON = re.compile(rf"{PLACEHOLDER}|\b(?:{'|'.join((*_GENERIC, *_PRONOUNS))})\b", re.IGNORECASE)
 # Words that may come and go with the subject: "There is a man who is waving" -> "<person> is waving".
 _FREE = {
-    *_GENERIC, *_PRONOUNS, "a", "an", "the", "this", "that", "who", "there", "one", "s", "is", "are", "was", "were", "be",
-    "been", "being", "has", "have", "had", "do", "does", "did", "young", "old", "elderly", "middle-aged", "adult",
+    *_GENERIC, *_PRONOUNS, "a", "an", "the", "this", "that", "who", "there", "one", "s", "is", "are", "was", "were",
+    "be", "been", "being", "has", "have", "had", "do", "does", "did", "young", "old", "elderly", "middle-aged",
+    "adult",
 }  # fmt: skip
 # Before the name these show that somebody else was renamed.
 _BEFORE_OTHERS = {
@@ -91,74 +95,74 @@ _INDEFINITE = re.compile(
     re.IGNORECASE,
 )
 _CROWD = re.compile(r"\b(?:others|people|persons|men|women|children|boys|girls|crowd|group|friends?|family)\b", re.I)
-_WORD = re.compile(r"<person>|[a-z0-9]+(?:-[a-z0-9]+)*", re.IGNORECASE)
+_WORD = re.compile(rf"{PLACEHOLDER}|[a-z0-9]+(?:-[a-z0-9]+)*", re.IGNORECASE)
 
 
-def find_fault(original: str, refined: str, name: str = PLACEHOLDER, noun: str = "person") -> str | None:
-    """Why `refined` is not `original` with the name for its subject; None when it is.
+def find_fault(original: str, refined: str, noun: str = "person") -> str | None:
+    """Why `refined` is not `original` with PLACEHOLDER for its subject; None when it is. noun: as in SubjectSpec.
 
-    Facts: the words left without people, articles and auxiliaries must be the same, in the same order. Bystanders:
-    their mentions must stay, nobody with "a", "the", "another", ... becomes the name, and after the sentence that
-    brings in somebody who could be meant by the same pronoun, the text must be unchanged.
+    Subject: who is spoken of first has the name. Bystanders: their mentions stay, nobody with "a", "the", "another",
+    ... becomes the name, and after the sentence that brings in somebody who could be meant by the same pronoun, the
+    text is unchanged. Facts: the words left without the subject, articles and auxiliaries are the same, in order.
     """
-    if name not in refined:
+    if PLACEHOLDER not in refined:
         return "the name is missing"
-    old, new = (text.replace(name, PLACEHOLDER) for text in (original, refined))
-    if _facts(old) != _facts(new):
-        return "facts were added, dropped or moved"
-    words = [word.lower() for word in _WORD.findall(new)]
+    words = _words(refined)
     if any(word in _BEFORE_OTHERS for word, after in zip(words, words[1:], strict=False) if after == PLACEHOLDER):
         return "somebody else was given the name"
-    kind = _subject_kind(old, noun)
-    others = _others(old)
-    if Counter(o.lower() for o in others) - Counter(m[0].lower() for m in _INDEFINITE.finditer(new)):
+    if _PERSON.search(refined)[0] != PLACEHOLDER:
+        return "somebody else was given the name"
+    kind = _subject_kind(original, noun)
+    opposite = {"he": "she", "she": "he"}.get(kind)
+    others = _others(original)
+    if Counter(o.lower() for o in others) - Counter(m[0].lower() for m in _INDEFINITE.finditer(refined)):
         return "a bystander was renamed"
-    if kind != "any":
-        opposite = {"he": "she", "she": "he"}[kind]
-        if _of_kind(old, opposite) != _of_kind(new, opposite):
-            return "a bystander was renamed"
-    if _after_rival(old, others, kind) != _after_rival(new, others, kind):
+    if _after_rival(original, others, kind) != _after_rival(refined, others, kind):
         return "it is unclear who is meant"
+    if _facts(original, opposite) != _facts(refined, opposite):
+        return "facts or other people were added, dropped or moved"
     return None
 
 
-def _facts(text: str) -> list[str]:
-    """The words that carry facts, without the endings that agreement changes ("they wave" -> "<person> waves")."""
-    words = (word.lower() for word in _WORD.findall(text.replace("'s", "")))
-    kept = (word for word in words if word != PLACEHOLDER and word not in _FREE)
-    return [re.sub(r"(?<=[a-z])ie$", "y", re.sub(r"(?<=[a-z]{2})s$", "", re.sub(r"oes$", "o", word))) for word in kept]
+def _words(text: str) -> list[str]:
+    return [word.lower() for word in _WORD.findall(text.replace("'s", ""))]
+
+
+def _kind(word: str) -> str | None:
+    return NOUNS.get(word) or _PRONOUNS.get(word)
+
+
+def _facts(text: str, opposite: str | None) -> list[str]:
+    """The words that carry facts, without the endings that agreement changes ("they wave" -> "<person> waves").
+
+    opposite: words for people of this kind cannot mean the subject, so they count as facts.
+    """
+    kept = [w for w in _words(text) if w != PLACEHOLDER and (w not in _FREE or (opposite and _kind(w) == opposite))]
+    return [re.sub(r"ie$", "y", re.sub(r"(?<=..)s$", "", re.sub(r"oes$", "o", word))) for word in kept]
 
 
 def _subject_kind(text: str, noun: str) -> str:
-    """ "he", "she" or "any": by the first word for a person in the text, else by the noun the user gave."""
-    for word in _WORD.findall(text):
-        kind = NOUNS.get(word.lower()) or PRONOUNS.get(word.lower()) or _PRONOUNS.get(word.lower())
-        if kind is not None:
-            return kind if kind != "any" else NOUNS.get(noun, "any")
-    return NOUNS.get(noun, "any")
+    """ "he", "she" or "any": by the first word for a person in the text, else by the user's noun."""
+    first = _PERSON.search(text)
+    kind = _kind(first[0].lower()) if first else None
+    return kind if kind in ("he", "she") else NOUNS.get(noun, "any")
 
 
 def _others(text: str) -> list[str]:
     """Mentions that bring in somebody, without the first one when it is the subject's."""
-    found = list(_INDEFINITE.finditer(text))
-    first = re.search(rf"{PLACEHOLDER}|\b(?:{'|'.join((*_GENERIC, *_PRONOUNS))})\b", text, re.IGNORECASE)
-    if found and first and found[0].start() <= first.start() < found[0].end() and first[0] != PLACEHOLDER:
-        if not re.match(r"another|other|(?:a|the) second", found[0][0], re.IGNORECASE):
-            found = found[1:]
-    return [match[0] for match in found]
-
-
-def _of_kind(text: str, kind: str) -> list[str]:
-    words = (word.lower() for word in _WORD.findall(text))
-    return [word for word in words if (NOUNS.get(word) or _PRONOUNS.get(word)) == kind]
+    found = [match[0] for match in _INDEFINITE.finditer(text)]
+    first, mention = _PERSON.search(text), _INDEFINITE.search(text)
+    if mention and mention.start() <= first.start() and not re.match("another|other|.* second", mention[0], re.I):
+        return found[1:]
+    return found
 
 
 def _after_rival(text: str, others: list[str], kind: str) -> list[str] | None:
     """The sentences after the one with the first bystander who could share the subject's pronoun; None without one."""
-    rivals = [o for o in others if {NOUNS.get(o.split()[-1].lower(), "any"), kind} != {"he", "she"}]
+    rivals = [other.lower() for other in others if {_kind(other.split()[-1].lower()), kind} != {"he", "she"}]
     sentences = re.split(r"(?<=[.!?])\s+", text.strip())
     for number, sentence in enumerate(sentences):
-        if _CROWD.search(sentence) or any(rival.lower() in sentence.lower() for rival in rivals):
+        if _CROWD.search(sentence) or any(rival in sentence.lower() for rival in rivals):
             return sentences[number + 1 :]
     return None
 
@@ -182,8 +186,8 @@ class OpenAIEndpoint:
         local = parts.hostname in ("localhost", "127.0.0.1", "::1")
         if not local and not allow_third_party:
             raise PVChatError(
-                f"Refining at {parts.hostname} sends descriptions of the person to a third party; allow it explicitly, "
-                f"or use a model on this computer or the rules."
+                f"Refining at {parts.hostname} sends descriptions of the person to a third party; allow it "
+                f"explicitly, or use a model on this computer or the rules."
             )
         if not local and parts.scheme != "https":
             raise PVChatError(f"Descriptions of a person are not sent to {parts.hostname} unencrypted; use https.")
@@ -221,8 +225,8 @@ class OpenAIEndpoint:
                 break
             time.sleep(wait)
         raise PVChatError(
-            f"The endpoint {self._host} {problem}; check its address, the model {self._model!r} and OPENAI_API_KEY, or "
-            f"refine by rules."
+            f"The endpoint {self._host} {problem}; check its address, the model {self._model!r} and OPENAI_API_KEY, "
+            f"or refine by rules."
         )
 
 

@@ -21,12 +21,11 @@ def load_weights(load: Callable[..., Any], name: str | Path, licence: str, **opt
         return load(str(name), **options)
     except ImportError as error:
         raise MissingBackendError(
-            f"{name} needs a package that is missing or too new ({_first_line(error)}); "
-            f'pip install "pvchat[generate]".'
+            f'{name} needs a package that is missing or too new ({first_line(error)}); pip install "pvchat[generate]".'
         ) from error
     except (OSError, ValueError) as error:
         raise MissingBackendError(
-            f"{name} (licence: {licence}) cannot be loaded ({_first_line(error)}); pass a folder with the model, or "
+            f"{name} (licence: {licence}) cannot be loaded ({first_line(error)}); pass a folder with the model, or "
             f"let this computer reach the Hub (a gated model needs `hf auth login`)."
         ) from error
 
@@ -43,5 +42,6 @@ def weights_id(name: str | Path, model: Any) -> str:
     return f"{folder.name}@{digest.hexdigest()[:12]}"
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, at most 160 characters."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:160]

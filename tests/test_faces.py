@@ -15,22 +15,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors.torch import load_file, save_file
 
-from pvchat.dataset_builder.backends.faces import (
-    MTCNN,
-    AuraFace,
-    EarQuality,
-    FaceHog,
-    FaceLandmarks,
-    FaceNet,
-    LbpDetector,
-    SFace,
-    YuNet,
-)
 from pvchat.dataset_builder.backends.faces.align import ARCFACE, WHOLE_FACE, align, crop_box, similarity
-from pvchat.dataset_builder.backends.faces.facenet import InceptionResnetV1, to_input
-from pvchat.dataset_builder.backends.faces.lbp import vote
-from pvchat.dataset_builder.backends.faces.mtcnn import ONet, PNet, RNet, normalise
-from pvchat.dataset_builder.backends.faces.quality import FaceQuality, grey, laplacian_variance, measure
+from pvchat.dataset_builder.backends.faces.auraface import AuraFace
+from pvchat.dataset_builder.backends.faces.facenet import FaceNet, InceptionResnetV1, to_input
+from pvchat.dataset_builder.backends.faces.hog import FaceHog
+from pvchat.dataset_builder.backends.faces.landmarks import FaceLandmarks
+from pvchat.dataset_builder.backends.faces.lbp import LbpDetector, vote
+from pvchat.dataset_builder.backends.faces.mtcnn import MTCNN, ONet, PNet, RNet, normalise
+from pvchat.dataset_builder.backends.faces.quality import EarQuality, FaceQuality, grey, laplacian_variance, measure
+from pvchat.dataset_builder.backends.faces.sface import SFace
+from pvchat.dataset_builder.backends.faces.yunet import YuNet
 from pvchat.dataset_builder.engine import Rejected
 from pvchat.dataset_builder.protocols import Face, FaceDetector, FaceEmbedder, Person, QualityFilter
 from pvchat.errors import MissingBackendError, PVChatError
@@ -257,23 +251,46 @@ def test_facenet_equals_the_golden_vectors():
     half, std = to_input(crops), to_input(crops, 128)
     assert_near(meta, tensors, "x_half", half[:, :, ::8, ::8])
     assert_near(meta, tensors, "x_std", std[:, :, ::8, ::8])
-    seen = {}
-    for name in (n.removeprefix("hook.") for n in meta["outputs"] if n.startswith("hook.")):
-        net.get_submodule(name).register_forward_hook(lambda _, __, out, name=name: seen.setdefault(name, out))
     with torch.no_grad():
+        assert_near(meta, tensors, "embedding_std", net(std))
+        seen = {}
+
+        def remember(name):
+            def hook(module, args, out):
+                seen[name] = out
+
+            return hook
+
+        hooked = [name.removeprefix("hook.") for name in meta["outputs"] if name.startswith("hook.")]
+        for name in hooked:
+            net.get_submodule(name).register_forward_hook(remember(name))
         assert_near(meta, tensors, "embedding", net(half))
         assert_near(meta, tensors, "logits", net.logits(net.features(half)))
-        assert_near(meta, tensors, "embedding_std", net(std))
+    assert sorted(seen) == sorted(hooked) and len(seen) > 15
     for name, out in seen.items():
-        index = eval(f"np.s_{meta['outputs'][f'hook.{name}'].get('index', '[...]')}", {"np": np})
+        entry = meta["outputs"][f"hook.{name}"]
+        steps = [part.strip(" []") for part in entry.get("index", "").split(",")]  # "[:, ::8, ::4, ::4]"
+        index = tuple(slice(None, None, int(step[2:] or 1) if step.startswith("::") else 1) for step in steps)
         assert_near(meta, tensors, f"hook.{name}", out[index])
+        if "statistics" in entry:
+            flat = out.double().flatten(2)
+            for statistic, ours in (("mean", flat.mean(2)), ("rms", flat.square().mean(2).sqrt())):
+                theirs = tensors[f"output.hook.{name}#{statistic}"].double()
+                assert (ours - theirs).abs().max() <= entry["atol"], f"{name} {statistic}"
 
 
 @pytest.fixture(scope="module")
 def facenet_weights(tmp_path_factory):
-    torch.manual_seed(0)
+    with torch.device("meta"):
+        names = InceptionResnetV1().state_dict()
+    state = {}
+    for i, (name, t) in enumerate(names.items()):
+        if t.ndim > 1:
+            state[name] = torch.randn(t.shape, generator=torch.Generator().manual_seed(i)) * (2 / t[0].numel()) ** 0.5
+        else:
+            state[name] = torch.full(t.shape, 1 if name.endswith(("weight", "var")) else 0, dtype=t.dtype)
     path = tmp_path_factory.mktemp("facenet") / "weights.safetensors"
-    save_file(InceptionResnetV1().state_dict(), path)
+    save_file(state, path)
     return path
 
 
@@ -283,7 +300,8 @@ def test_facenet_embeds_a_person_as_a_unit_vector_with_the_weights_in_its_id(fac
     vector = embedder.embed(blank_person())
     assert vector.shape == (512,) and vector.dtype == np.float32 and np.linalg.norm(vector) == pytest.approx(1)
     assert embedder.id.startswith("facenet@1-whole_face+") and embedder.id.endswith("/fixed@1")
-    assert FaceNet(Fixed(FACE), facenet_weights, crop="box").id != embedder.id
+    boxed = FaceNet(Fixed(Face(FACE.box, 1.0)), facenet_weights, crop="box")  # needs no points
+    assert boxed.id != embedder.id and boxed.embed(blank_person()).shape == (512,)
 
 
 def test_a_person_without_a_face_is_rejected():
@@ -411,6 +429,27 @@ def test_sface_embeds_a_person(tmp_path):
     np.testing.assert_allclose(vector, weight[:, 0] / np.linalg.norm(weight[:, 0]), atol=2e-3)
 
 
+def test_auraface_embeds_a_person(tmp_path):
+    pytest.importorskip("onnxruntime")
+    weight = np.random.default_rng(0).normal(size=(512, 3)).astype(np.float32)
+    path = onnx_model(
+        tmp_path / "auraface.onnx",
+        {"input.1": ["N", 3, 112, 112]},
+        {"embedding": ["N", 512]},
+        [
+            ("GlobalAveragePool", ["input.1"], ["pooled"], {}),
+            ("Flatten", ["pooled"], ["flat"], {"axis": 1}),
+            ("Gemm", ["flat", "weight"], ["embedding"], {"transB": 1}),
+        ],
+        {"weight": weight},
+    )
+    frames = np.zeros((2, 200, 200, 3), np.uint8)
+    frames[..., 0] = 255
+    vector = AuraFace(Fixed(FACE), path).embed(Person(frames, 1.0))
+    expected = weight @ np.float32([1, -1, -1])  # RGB scaled to -1..1
+    np.testing.assert_allclose(vector, expected / np.linalg.norm(expected), atol=2e-3)
+
+
 @pytest.mark.parametrize("make", [YuNet, lambda path: SFace(Fixed(), path)], ids=["yunet", "sface"])
 def test_a_broken_onnx_file_gives_one_line(tmp_path, make):
     pytest.importorskip("cv2")
@@ -512,7 +551,7 @@ def test_ear_quality_scores_the_aligned_face_of_every_frame():
     assert isinstance(quality, QualityFilter)
     reports = quality.score(blank_person())
     assert len(reports) == 3 and all(r.reasons == () for r in reports)
-    assert reports[0].score == pytest.approx(50 + 0 + 25, abs=1)  # a grey picture has no sharpness
+    assert reports[0].score == pytest.approx(50 + 25, abs=2)  # a grey picture is not sharp, but for its black border
 
 
 def test_ear_quality_refuses_frames_without_face_or_mesh():

@@ -269,7 +269,8 @@ def test_two_people_of_a_real_picture_are_told_apart_without_weights():
     """A photograph's face on the left, its mirrored and darkened twin on the right: two people in one film."""
     from skimage import data
 
-    from pvchat.dataset_builder.backends.faces import FaceHog, LbpDetector
+    from pvchat.dataset_builder.backends.faces.hog import FaceHog
+    from pvchat.dataset_builder.backends.faces.lbp import LbpDetector
 
     face = data.astronaut()[20:220, 120:320]
     twin = (face[:, ::-1] * 0.7).astype(np.uint8)

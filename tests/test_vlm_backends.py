@@ -67,7 +67,7 @@ def tokenizer():
     )  # fmt: skip
 
 
-def louder(model, factor: float = 3.0):
+def louder(model, factor: float = 8.0):
     """Larger weights, so that answers differ between questions and clips."""
     with torch.no_grad():
         for parameter in model.parameters():
@@ -133,7 +133,7 @@ def tiny_qwen3_vl():
     from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
     torch.manual_seed(0)
-    return louder(Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=TEXT, vision_config=VISION, **IDS)))
+    return louder(Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=TEXT, vision_config=VISION, **IDS)), 4.0)
 
 
 def tiny_qwen3_5():
@@ -437,6 +437,8 @@ def test_json_replies_are_read_with_the_freedom_to_abstain(reply, expected):
         ("young or middle-aged", (None, None)),
         ("A gentleman of 65 years old", ("male", "elderly")),
         ("Human.", (None, None)),
+        ("female, 41", ("female", "middle-aged")),
+        ("male; young (18 to 35)", ("male", "young")),
     ],
 )
 def test_two_word_replies_are_read_by_whole_words(reply, expected):
@@ -446,7 +448,7 @@ def test_two_word_replies_are_read_by_whole_words(reply, expected):
 @pytest.mark.parametrize(
     "reply",
     ['{"gender": "male", "age": "child"}', '{"gender": "girl", "age": null}', '{"age": 17}', '{"age": "9"}',
-     "male, child", "a teenager", "She is 12 years old", "A 16-year-old"],
+     "male, child", "a teenager", "She is 12 years old", "A 16-year-old", "male, 17", "A man aged 17"],
 )  # fmt: skip
 def test_a_child_is_refused_in_every_style(reply):
     for classifier in (VLMAttributes(Scripted(reply)), VLMAttributes(Scripted(reply, "young"), style="words")):

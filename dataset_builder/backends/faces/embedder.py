@@ -22,11 +22,13 @@ class AlignedEmbedder:
     """
 
     name: str
+    licences: tuple[str, ...]
     size: int
     template: np.ndarray
 
     def __init__(self, detector: FaceDetector):
         self.detector = detector
+        self.licences = tuple(dict.fromkeys((*self.licences, *detector.licences)))
 
     @property
     def id(self) -> str:

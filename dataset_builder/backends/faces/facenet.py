@@ -187,7 +187,8 @@ class FaceNet(AlignedEmbedder):
             path = local_file(weights, "facenet")
         self.name = f"facenet@1-{crop}+{file_version(path)}"
         state = load_state(path, "facenet")
-        self._net = InceptionResnetV1()
+        with torch.device("meta"):
+            self._net = InceptionResnetV1()
         load_strictly(self._net, {k: v for k, v in state.items() if not k.startswith("logits.")}, path, "facenet")
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._net.eval().to(self._device)

@@ -51,9 +51,8 @@ class LbpDetector:
             small, scale_factor=1.2, step_ratio=1, min_size=(MIN_FACE, MIN_FACE), max_size=(min(size), min(size))
         )
         x, y = width / size[0], height / size[1]
-        return [
-            (f["c"] * x, f["r"] * y, (f["c"] + f["width"]) * x, (f["r"] + f["height"]) * y) for f in found
-        ]  # fmt: skip
+        corners = [(f["c"] * x, f["r"] * y, (f["c"] + f["width"]) * x, (f["r"] + f["height"]) * y) for f in found]
+        return [tuple(map(float, box)) for box in corners]
 
 
 def vote(boxes: list[list[tuple[float, float, float, float]]]) -> list[list[Face]]:

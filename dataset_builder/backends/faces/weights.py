@@ -71,9 +71,12 @@ def load_state(path: Path, backend: str) -> dict[str, Any]:
 
 
 def load_strictly(net: Any, state: dict[str, Any], path: Path, backend: str) -> None:
-    """Fills `net`. Raises PVChatError when a name or a shape differs."""
+    """Gives `net`, which may be on the meta device, the tensors of `state`.
+
+    Raises PVChatError when a name or a shape differs.
+    """
     try:
-        net.load_state_dict(state)
+        net.load_state_dict(state, assign=True)
     except RuntimeError as error:
         raise PVChatError(
             f"{path} holds the weights of another network; pass the weights of the backend {backend}."

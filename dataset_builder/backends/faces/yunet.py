@@ -48,6 +48,6 @@ class YuNet:
         back = np.array([width / size[0], height / size[1]])
         faces = []
         for row in np.zeros((0, 15)) if rows is None else rows.astype(np.float64):
-            (x0, y0), (x1, y1) = row[:2] * back, (row[:2] + row[2:4]) * back
+            (x0, y0), (x1, y1) = (row[:2] * back).tolist(), ((row[:2] + row[2:4]) * back).tolist()
             faces.append(Face((x0, y0, x1, y1), float(row[14]), row[4:14].reshape(5, 2) * back))
         return sorted(faces, key=lambda face: (-face.score, face.box))

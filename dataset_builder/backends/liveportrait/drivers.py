@@ -43,7 +43,7 @@ def driver_motion(driver: str, num_frames: int, seed: int) -> Motion:
     curves = {
         "yes": {"pitch": 9 * swing},
         "no": {"yaw": 14 * swing},
-        "query": {"roll": 11 * side * hold, "yaw": 5 * side * hold, "brows_up": hold},
+        "query": {"roll": 11 * side * hold, "yaw": 5 * side * hold + 2 * swing, "brows_up": hold},
         "smile": {"smile": hold * (1.1 + 0.1 * np.sin(2 * np.pi * cycles * time)), "roll": 3 * side * hold},
         "angry": {"together": hold, "tight": hold, "yaw": 4 * swing, "scale": 0.04 * hold},
     }[driver]

@@ -44,7 +44,10 @@ _MINOR_WORDS = {
     "child", "children", "kid", "boy", "girl", "toddler", "baby", "infant", "teen", "teenager", "teenage", "minor",
     "adolescent", "underage", "preteen", "schoolboy", "schoolgirl",
 }  # fmt: skip
-_YEARS = re.compile(r"\b(\d{1,3})[\s-]*(?:years?|yrs?)[\s-]*old\b")
+# "12 years old", "a 16-year-old", "age: 17", "male, 17"; not the years of an age group such as "young (18 to 35)".
+_YEARS = re.compile(
+    r"\b(\d{1,3})[\s-]*(?:years?|yrs?)[\s-]*old\b|\baged?\W{1,4}(?:is\s+)?(\d{1,3})\b|^\W*(?:[a-z]+\W+)?(\d{1,3})\W*$"
+)
 
 
 class VLMAttributes:
@@ -89,7 +92,7 @@ def parse_json(reply: str) -> tuple[str | None, str | None]:
         gender = parse_words(str(gender))[0] if gender is not None else None
         if isinstance(age, int | float) and not isinstance(age, bool):
             return gender, _age_group(age)
-        return gender, parse_words(_as_age(age))[1] if age is not None else None
+        return gender, parse_words(str(age))[1] if age is not None else None
     return parse_words(reply)
 
 
@@ -99,19 +102,14 @@ def parse_words(reply: str) -> tuple[str | None, str | None]:
     Raises PVChatError when a child is named.
     """
     text = re.sub(r"\bmiddle[\s-]*aged?\b", "middle-aged", reply.lower())
-    ages = {_age_group(int(years)) for years in _YEARS.findall(text)}
-    words = re.findall(r"[a-z]+(?:-[a-z]+)*", _YEARS.sub(" ", text))
+    ages = {_age_group(int(match[match.lastindex])) for match in _YEARS.finditer(text)}
+    words = re.findall(r"[a-z]+(?:-[a-z]+)*", re.sub(r"(?:years?|yrs?)[\s-]*old\b", " ", text))
     minors = sorted(_MINOR_WORDS.intersection(words))
     if minors:
         _refuse(minors[0])
     ages |= {_AGE_WORDS[word] for word in words if word in _AGE_WORDS}
     genders = {_GENDER_WORDS[word] for word in words if word in _GENDER_WORDS}
     return genders.pop() if len(genders) == 1 else None, ages.pop() if len(ages) == 1 else None
-
-
-def _as_age(age: object) -> str:
-    """A number alone is an age in years."""
-    return f"{age} years old" if re.fullmatch(r"\s*\d{1,3}\s*", str(age)) else str(age)
 
 
 def _age_group(years: float) -> str:

@@ -36,8 +36,7 @@ class ConvNorm(nn.Module):
             x = F.interpolate(x, scale_factor=tuple(float(f) for f in self.factor), mode="nearest")
         x = F.leaky_relu(self.norm(self.conv(x)), self.slope)
         if self.resize == "down":
-            pool = F.avg_pool2d if len(self.factor) == 2 else F.avg_pool3d
-            x = pool(x, self.factor)
+            x = F.avg_pool2d(x.flatten(1, -3), 2).unflatten(1, x.shape[1:-2])  # channels and depth alike
         return x
 
 

@@ -259,7 +259,7 @@ class LocalLLM:
         """The most likely reply."""
         chat = [{"role": "system", "content": system}, {"role": "user", "content": user}]
         inputs = self.tokenizer.apply_chat_template(
-            chat, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+            chat, add_generation_prompt=True, enable_thinking=False, return_dict=True, return_tensors="pt"
         ).to(self.model.device)
         output = self.model.generate(
             **inputs, do_sample=False, temperature=None, top_p=None, top_k=None, max_new_tokens=MAX_NEW_TOKENS

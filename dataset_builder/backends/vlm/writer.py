@@ -95,7 +95,9 @@ class ChatWriter:
             [{"role": "user", "content": [*clip, {"type": "text", "text": f"{question} {INSTRUCTION}"}]}]
             for question in questions
         ]
-        return self.processor.apply_chat_template(conversations, add_generation_prompt=True, tokenize=False)
+        return self.processor.apply_chat_template(
+            conversations, add_generation_prompt=True, tokenize=False, enable_thinking=False
+        )
 
     def _text_options(self, texts: Sequence[str]) -> dict[str, bool]:
         bos = self.processor.tokenizer.bos_token

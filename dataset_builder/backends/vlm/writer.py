@@ -95,9 +95,8 @@ class ChatWriter:
             [{"role": "user", "content": [*clip, {"type": "text", "text": f"{question} {INSTRUCTION}"}]}]
             for question in questions
         ]
-        return self.processor.apply_chat_template(
-            conversations, add_generation_prompt=True, tokenize=False, enable_thinking=False
-        )
+        plain = {"enable_thinking": False} if "enable_thinking" in str(self.processor.chat_template) else {}
+        return self.processor.apply_chat_template(conversations, add_generation_prompt=True, tokenize=False, **plain)
 
     def _text_options(self, texts: Sequence[str]) -> dict[str, bool]:
         bos = self.processor.tokenizer.bos_token

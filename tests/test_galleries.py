@@ -480,9 +480,9 @@ def test_people_without_a_local_clip_are_not_drawn(tmp_path):
 
 def test_a_plain_folder_and_a_video_data_set_work_too(tmp_path):
     datasets = pytest.importorskip("datasets")
+    (tmp_path / "clips").mkdir()
     for number in range(3):
-        write_video(tmp_path / "clips" / f"{number}.mp4" if (tmp_path / "clips").mkdir(exist_ok=True) is None else "",
-                    np.full((3, 16, 16, 3), 60 * number, np.uint8), 5)  # fmt: skip
+        write_video(tmp_path / "clips" / f"{number}.mp4", np.full((3, 16, 16, 3), 60 * number, np.uint8), 5)
     by_folder = RandomClips(tmp_path / "clips", tmp_path / "u").sample(5, seed=1)
     assert len(by_folder) == 3
     files = [(tmp_path / "clips" / f"{n}.mp4") for n in range(3)]

@@ -39,7 +39,7 @@ def choose_others(
     for index in ranking:
         if len(chosen) == k:
             break
-        if is_subject[index] or linked[index] or persons[index] in known or not low <= similarity[index] < high:
+        if linked[index] or persons[index] in known or not low <= similarity[index] < high:
             continue
         if any(persons[index] == persons[c] or faces[index] @ faces[c] >= same for c in chosen):
             continue

@@ -173,7 +173,6 @@ def test_a_gallery_of_only_the_subject_offers_nobody(tmp_path):
     assert FaceTopK(tmp_path, PixelEmbedder(), read_face, tmp_path, band=(-1, SAME)).search(SUBJECT, 5) == []
 
 
-@pytest.mark.slow
 def test_drawn_people_are_told_from_the_drawn_subject(tmp_path):
     """The light embedder on cartoon clips: three clips of the subject hidden among six other people."""
     rng = np.random.default_rng(1)

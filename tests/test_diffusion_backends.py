@@ -405,7 +405,7 @@ def test_wan_animate_runs_on_the_real_classes(drivers):
         image_size=224, projection_dim=32,
     )  # fmt: skip
     transformer = diffusers.WanAnimate2Transformer3DModel(
-        dim=128, ffn_dim=256, freq_dim=64, text_dim=32, text_len=16, in_dim=36, out_dim=16, num_heads=4, num_layers=2
+        dim=128, ffn_dim=256, freq_dim=64, text_dim=32, text_len=512, in_dim=36, out_dim=16, num_heads=4, num_layers=2
     )
     pipe.update_components(
         text_encoder=t5_encoder("UMT5"), tokenizer=byte_tokenizer(), image_encoder=CLIPVisionModel(vision).eval(),
@@ -492,3 +492,29 @@ def test_the_still_is_put_in_front_of_white_where_the_matte_is_known():
 
 def test_frames_outside_the_range_are_clipped_and_not_wrapped():
     assert common.to_uint8(np.array([-0.5, 0.0, 0.5, 1.0, 1.5])).tolist() == [0, 0, 128, 255, 255]
+
+
+# -- weights from a folder, as from the Hub ---------------------------------------------------------------------------
+
+
+def test_consisid_loads_saved_weights_and_makes_the_same_clip(consisid_pipeline, tmp_path, monkeypatch):
+    consisid_pipeline.save_pretrained(tmp_path)
+    monkeypatch.setattr(consisid, "REPO", str(tmp_path))
+    loaded = tiny_consisid(None).generate(a_person(), SCENE, 1)
+    assert np.array_equal(loaded.frames, tiny_consisid(consisid_pipeline).generate(a_person(), SCENE, 1).frames)
+
+
+def test_wan_vace_loads_saved_weights_with_the_scheduler_for_480_lines(vace_pipeline, tmp_path):
+    vace_pipeline.save_pretrained(tmp_path)
+    scenes = WanVACEScenes(str(tmp_path), width=16, height=16, num_frames=5, steps=2)
+    assert scenes.generate(a_person(), SCENE, 1).frames.shape == (5, 16, 16, 3)
+    scheduler = scenes._pipeline.scheduler
+    assert type(scheduler).__name__ == "UniPCMultistepScheduler" and scheduler.config.flow_shift == 3.0
+
+
+def test_klein_loads_saved_weights_and_makes_the_same_portrait(klein_pipeline, tmp_path):
+    klein_pipeline.save_pretrained(tmp_path)
+    person = a_person(height=64, width=64)
+    loaded = KleinPortraits(str(tmp_path), size=16, steps=2).generate(person, SCENE, 1)
+    given = KleinPortraits(size=16, steps=2, pipeline=klein_pipeline).generate(person, SCENE, 1)
+    assert np.array_equal(loaded.frames, given.frames)

@@ -45,7 +45,8 @@ def finish(words) -> dict:
 def progress(out) -> list[str]:
     """Finished artefacts of the builder and finished stages."""
     done = [path.name for path in out.rglob("*.done.json")]
-    return done + [str(path.parent.name) for path in out.glob("stage*/stage.json") if '"finished": true' in path.read_text()]
+    stages = [path for path in out.glob("stage*/stage.json") if '"finished": true' in path.read_text()]
+    return done + [path.parent.name for path in stages]
 
 
 @pytest.mark.slow

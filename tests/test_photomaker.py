@@ -524,6 +524,23 @@ def test_an_official_file_gives_the_encoder_and_is_merged_into_the_unet(tmp_path
     torch.testing.assert_close(loaded(pictures, prompt, mask), encoder(pictures, prompt, mask), atol=1e-5, rtol=1e-5)
 
 
+def test_base_and_adapter_are_loaded_at_the_first_call_and_give_what_ready_objects_give(tmp_path, monkeypatch):
+    pytest.importorskip("peft")
+    pipe, encoder = tiny_sdxl(), tiny_encoder("v1")
+    pipe.save_pretrained(tmp_path / "base")
+    weights = {"id_encoder": encoder.state_dict(), "lora_weights": lora_weights(pipe.unet, legacy=True)}
+    torch.save(weights, tmp_path / "photomaker-v1.bin")
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repo, file, revision: tmp_path / file)
+    module = "pvchat.dataset_builder.backends.photomaker.portraits.PhotoMakerIDEncoder"
+    monkeypatch.setattr(module, lambda: PhotoMakerIDEncoder(encoder.config))
+    settings = {"steps": 3, "start_merge_step": 0, "size": 16}
+    loaded = PhotoMakerPortraits("v1", base=str(tmp_path / "base"), **settings)
+    made = loaded.generate(a_person(), PROMPT, 1).frames
+    load_adapter(pipe, tmp_path / "photomaker-v1.bin", "v1")
+    ready = PhotoMakerPortraits("v1", pipeline=pipe, id_encoder=encoder, **settings)
+    assert np.abs(made.astype(int) - ready.generate(a_person(), PROMPT, 1).frames).max() <= 1
+
+
 def test_a_file_that_is_not_photomaker_is_refused(tmp_path):
     torch.save({"id_encoder": {}}, tmp_path / "other.bin")
     with pytest.raises(PVChatError, match="not a PhotoMaker file"):

@@ -494,7 +494,7 @@ def test_frames_outside_the_range_are_clipped_and_not_wrapped():
     assert common.to_uint8(np.array([-0.5, 0.0, 0.5, 1.0, 1.5])).tolist() == [0, 0, 128, 255, 255]
 
 
-# -- weights from a folder, as from the Hub ---------------------------------------------------------------------------
+# -- weights from a folder, as from the Hub --------------------------------------------------------------------------
 
 
 def test_consisid_loads_saved_weights_and_makes_the_same_clip(consisid_pipeline, tmp_path, monkeypatch):

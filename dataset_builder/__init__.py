@@ -14,10 +14,11 @@ from typing import Any
 _HOME = {
     "records": ("ConsentRecord", "SubjectSpec", "Clip", "QA", "QARow", "VideoRow", "Reject", "normalise_name"),
     "recipe": ("Recipe", "RecipeRow", "Questions", "RECIPES", "DRIVERS", "get_recipe", "oracle_recipe"),
-    "engine": ("Engine", "Stage", "Artefact", "Rejected"),
+    "engine": ("Engine", "Stage", "Task", "Artefact", "Rejected"),
     "questions": ("Bank", "load_bank"),
     "refine": ("RuleRefiner",),
-    "build": ("build_dataset", "TestClip"),
+    "build": ("build_dataset", "TestClip", "Stopped"),
+    "catalogue": ("Backends", "check_backends", "check_licences", "costs"),
     "consent": ("read_consent", "require_consent"),
     "merge": ("merge_datasets", "load_subject", "restore_clips"),
     "publish": ("push_dataset",),

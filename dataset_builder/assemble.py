@@ -1,9 +1,10 @@
 """The dataset folder: written in one go, read back, and checked.
 
-    README.md  dataset.json  videos/<split>.parquet  qa/<split>.parquet  clips/<video_id>.mp4
+    README.md  dataset.json  videos/<split>.parquet  qa/<split>.parquet  clips/<video_id>.mp4  contact_sheets/
 
 The parquet files carry the mp4 bytes and the features, so `load_dataset(folder, "qa")` works without this package;
-`clips/` holds working copies. `dataset.json` is written last: a folder without it is not a dataset.
+`clips/` holds working copies. `dataset.json` is written last: a folder without it is not a dataset. `contact_sheets/`
+is written by `build_dataset`, for people to look at, and is not part of the dataset.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ FORMAT_VERSION = 1
 SPLITS = ("train", "test")
 CONSENT_FILE = "consent.json"  # the record the dataset was built with; stays here when the dataset is published
 BUILD_FOLDER = ".build"  # unfinished work inside the output folder
-_OWN = {"README.md", "dataset.json", CONSENT_FILE, "videos", "qa", "clips", BUILD_FOLDER}
+CONTACT_SHEETS = "contact_sheets"  # pictures of what was made, for people to look at; not part of the dataset
+_OWN = {"README.md", "dataset.json", CONSENT_FILE, "videos", "qa", "clips", CONTACT_SHEETS, BUILD_FOLDER}
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ def dataset_hash(subject: str, videos: Iterable[VideoRow]) -> str:
     for row in videos:
         data = row.to_json()
         del data["path"], data["extra"]
+        if row.subjects == ((row.subject,) if row.subject_present else ()):
+            del data["subjects"]  # says nothing that the row does not say already
         data["qa"] = sorted(data["qa"], key=lambda q: q["qa_id"])
         rows.append(data)
     return hash_text(FORMAT_VERSION, subject, sorted(rows, key=lambda r: r["video_id"]))
@@ -104,6 +108,8 @@ def find_problems(subject: str, videos: list[VideoRow]) -> list[str]:
         for parent in row.parent_ids:
             splits.setdefault(parent, set()).add(row.split)
         where = f"video {row.video_id}"
+        if (row.subject in row.subjects) != row.subject_present:
+            problems.append(f"{where}: the people who are seen ({row.subjects}) disagree with subject_present")
         if row.split not in SPLITS:
             problems.append(f"{where}: unknown split {row.split!r}")
         if not row.path.is_file():
@@ -230,7 +236,7 @@ _TYPES = {
     "video_id": "string", "subject": "string", "split": "string", "subject_present": "bool", "origin": "string",
     "parent_ids": ["string"], "backend": "string", "seed": "int64", "id_score": "float64", "fps": "float64",
     "num_frames": "int32", "width": "int32", "height": "int32", "licences": ["string"], "synthetic": "bool",
-    "sha256": "string",
+    "sha256": "string", "subjects": ["string"],
 }  # fmt: skip
 _QA_TYPES = {
     "qa_id": "string", "video_id": "string", "subject": "string", "split": "string", "category": "string",

@@ -6,6 +6,9 @@
 The key is the hash of everything that decides the content, so a rerun after a kill finds what is finished and redoes
 the rest, and any change of input, parameter, backend, stage version or seed gives another key. Files are written under
 a temporary name and renamed; what a kill leaves behind is never read.
+
+A stage turns its records into tasks; `Engine.map` runs them and counts. `run_item` makes one artefact and needs
+nothing but its arguments, all of which can be sent to another process.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,23 +52,61 @@ class Artefact:
     meta: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Task:
+    """One item of one stage, by value: whoever runs it needs the store and the backends, nothing else.
+
+    make: a function of a module, called as `make(target, backends, **args)`; it writes the file `target` and returns
+    JSON-able facts about it, or raises `Rejected`.
+    item: names the item in the drop list. args: plain values, paths and dataclasses of them, no pixels.
+    params, inputs (sha256 of everything read) and seed decide the content, with the stage.
+    """
+
+    stage: Stage
+    item: str
+    make: Callable[..., dict[str, Any] | None]
+    args: dict[str, Any] = field(default_factory=dict)
+    params: dict[str, Any] = field(default_factory=dict)
+    inputs: tuple[str, ...] = ()
+    seed: int = 0
+
+    @property
+    def key(self) -> str:
+        stage = self.stage
+        return hash_text(stage.name, stage.version, stage.backend, self.params, list(self.inputs), self.seed)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What `run_item` did: the record of the sidecar, whether it was found finished, seconds spent."""
+
+    record: dict[str, Any]
+    resumed: bool
+    seconds: float
+
+
 @dataclass
 class StageCount:
-    """What one stage did: items in and out, drops by reason, how many were found finished, seconds spent."""
+    """What one stage did: items in and out, drops by reason, how many were found finished, seconds spent; or why it
+    was skipped."""
 
     items_in: int = 0
     items_out: int = 0
     resumed: int = 0
     dropped: Counter = field(default_factory=Counter)
     seconds: float = 0.0
+    skipped: str | None = None
+    reported: tuple[int, int] | None = None  # in and out, where the items are not artefacts
 
     def to_json(self) -> dict[str, Any]:
+        items_in, items_out = self.reported or (self.items_in, self.items_out)
         return {
-            "in": self.items_in,
-            "out": self.items_out,
+            "in": items_in,
+            "out": items_out,
             "resumed": self.resumed,
             "dropped": dict(sorted(self.dropped.items())),
             "seconds": round(self.seconds, 3),
+            "skipped": self.skipped,
         }
 
 
@@ -108,94 +149,125 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-class Engine:
-    """Runs one item of one stage at a time over the store at `root`, and counts.
+def object_path(root: Path, task: Task) -> Path:
+    """Where the artefact of a task lies, made or not."""
+    key = task.key
+    return root / "objects" / key[:2] / f"{key}{task.stage.suffix}"
 
-    progress: called as (stage, done, total) after every item.
+
+def run_item(root: Path, task: Task, backends: Any = None) -> Outcome:
+    """Makes the artefact of a task in the store at `root`, unless it is there already.
+
+    Depends on its arguments alone, so that it may run in any process on any machine that sees the store.
+    """
+    started = time.perf_counter()
+    path = object_path(root, task)
+    sidecar = path.with_name(f"{task.key}.done.json")
+    record = _finished(sidecar, path)
+    resumed = record is not None
+    if record is None:
+        record = {
+            "stage": task.stage.name,
+            "version": task.stage.version,
+            "backend": task.stage.backend,
+            "params": task.params,
+            "inputs": list(task.inputs),
+            "seed": task.seed,
+            "reject": None,
+            "sha256": None,
+            "meta": {},
+        }
+        try:
+            record["meta"] = write_atomically(path, lambda target: task.make(target, backends, **task.args)) or {}
+            record["sha256"] = hash_file(path)
+        except Rejected as rejected:
+            record["reject"] = str(rejected)
+        write_json(sidecar, record)
+    return Outcome(record, resumed, time.perf_counter() - started)
+
+
+def _finished(sidecar: Path, path: Path) -> dict[str, Any] | None:
+    """The sidecar's record when the artefact is complete, else None."""
+    try:
+        record = json.loads(sidecar.read_text(encoding="utf-8"))
+        if record["reject"] is not None or hash_file(path) == record["sha256"]:
+            return record
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
+
+
+class Engine:
+    """Runs the tasks of a stage over the store at `root`, one after the other in this process, and counts.
+
+    backends: handed to every task. progress: called as (stage, done, total) after every item.
+    `made` and `rejects` list what every stage gave, by stage, for people who want to look.
     """
 
-    def __init__(self, root: str | Path, progress: Progress | None = None):
-        self.root = Path(root)
+    def __init__(self, root: str | Path, backends: Any = None, progress: Progress | None = None):
+        self.root, self.backends = Path(root), backends
         self.counts: dict[str, StageCount] = {}
         self.rejects: list[tuple[str, Reject]] = []
+        self.made: list[tuple[str, str, Path]] = []
         self._progress = progress
-        self._totals: dict[str, int] = {}
+        self._totals: Counter = Counter()
 
-    def expect(self, stage: str, total: int) -> None:
-        """Announces how many items a stage will see, for the progress callback."""
-        self._totals[stage] = total
-        self.counts.setdefault(stage, StageCount())
+    def map(self, tasks: Iterable[Task]) -> list[Artefact | Reject]:
+        """The artefacts, made now or found finished, in the tasks' order; a Reject where `make` raised `Rejected`."""
+        tasks = list(tasks)
+        for task in tasks:
+            self._totals[task.stage.name] += 1
+        return [self._count(task, outcome) for task, outcome in self.outcomes(tasks)]
 
-    def drop(self, stage: str, item: str, reason: str) -> Reject:
-        """Records a drop that was decided outside `run`."""
+    def run(self, task: Task) -> Artefact | Reject:
+        return self.map([task])[0]
+
+    def outcomes(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Outcome]]:
+        """Every task with its outcome, in order. What another way of running tasks has to replace."""
+        for task in tasks:
+            yield task, run_item(self.root, task, self.backends)
+
+    def _count(self, task: Task, outcome: Outcome) -> Artefact | Reject:
+        name, record = task.stage.name, outcome.record
+        count = self.counts.setdefault(name, StageCount())
+        count.items_in += 1
+        count.skipped = None
+        count.resumed += outcome.resumed
+        count.seconds += outcome.seconds
+        if record["reject"] is None:
+            count.items_out += 1
+            path = object_path(self.root, task)
+            result = Artefact(task.key, path, record["sha256"], record["meta"])
+            self.made.append((name, task.item, path))
+        else:
+            result = self.drop(name, task.item, record["reject"])
+        if self._progress is not None:
+            self._progress(name, count.items_in, max(self._totals[name], count.items_in))
+        return result
+
+    def drop(self, stage: str, item: str, reason: str, *, made: bool = False) -> Reject:
+        """Records a drop that was decided outside a task. made: the item had been counted as made."""
         reject = Reject(item, reason)
-        self.counts.setdefault(stage, StageCount()).dropped[reason] += 1
+        count = self.counts.setdefault(stage, StageCount())
+        count.dropped[reason] += 1
+        count.items_out -= made
         self.rejects.append((stage, reject))
         return reject
 
-    def run(
-        self,
-        stage: Stage,
-        make: Callable[[Path], dict[str, Any]],
-        *,
-        item: str,
-        params: dict[str, Any],
-        inputs: Sequence[str] = (),
-        seed: int = 0,
-    ) -> Artefact | Reject:
-        """Returns the artefact, made now or found finished; a Reject when `make` raised `Rejected`.
+    def skip(self, stage: str, reason: str) -> None:
+        """Records that a recipe does not need a stage, unless the stage has had something to do."""
+        count = self.counts.setdefault(stage, StageCount())
+        if not count.items_in:
+            count.skipped = reason
 
-        make: writes the file at the path it is given and returns JSON-able facts about it.
-        item: names the item in the drop list. inputs: sha256 of everything read.
-        """
-        key = hash_text(stage.name, stage.version, stage.backend, params, list(inputs), seed)
-        path = self.root / "objects" / key[:2] / f"{key}{stage.suffix}"
-        sidecar = self.root / "objects" / key[:2] / f"{key}.done.json"
-        count = self.counts.setdefault(stage.name, StageCount())
-        count.items_in += 1
-        started = time.perf_counter()
-        record = self._finished(sidecar, path)
-        if record is not None:
-            count.resumed += 1
-        else:
-            record = {
-                "stage": stage.name,
-                "version": stage.version,
-                "backend": stage.backend,
-                "params": params,
-                "inputs": list(inputs),
-                "seed": seed,
-                "reject": None,
-                "sha256": None,
-                "meta": {},
-            }
-            try:
-                record["meta"] = write_atomically(path, make) or {}
-                record["sha256"] = hash_file(path)
-            except Rejected as rejected:
-                record["reject"] = str(rejected)
-            write_json(sidecar, record)
-        count.seconds += time.perf_counter() - started
-        if record["reject"] is None:
-            count.items_out += 1
-            outcome = Artefact(key, path, record["sha256"], record["meta"])
-        else:
-            outcome = self.drop(stage.name, item, record["reject"])
-        if self._progress is not None:
-            self._progress(stage.name, count.items_in, max(self._totals.get(stage.name, 0), count.items_in))
-        return outcome
+    def report(self, stage: str, items_in: int, items_out: int) -> None:
+        """Adds what a stage took in and gave, where its items are not artefacts: the table shows these numbers."""
+        count = self.counts.setdefault(stage, StageCount())
+        before = count.reported or (0, 0)
+        count.reported = before[0] + items_in, before[1] + items_out
 
-    @staticmethod
-    def _finished(sidecar: Path, path: Path) -> dict[str, Any] | None:
-        """The sidecar's record when the artefact is complete, else None."""
-        try:
-            record = json.loads(sidecar.read_text(encoding="utf-8"))
-            if record["reject"] is not None or hash_file(path) == record["sha256"]:
-                return record
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
-        return None
-
-    def table(self) -> list[dict[str, Any]]:
-        """One row per stage in the order they ran: stage, in, out, resumed, dropped by reason, seconds."""
-        return [{"stage": name, **count.to_json()} for name, count in self.counts.items()]
+    def table(self, order: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """One row per stage: stage, in, out, resumed, dropped by reason, seconds, why it was skipped. Stages in
+        `order` come first, the others as they ran."""
+        names = [*(name for name in order if name in self.counts), *(n for n in self.counts if n not in order)]
+        return [{"stage": name, **self.counts[name].to_json()} for name in names]

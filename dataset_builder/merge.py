@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from ..errors import PVChatError
 from .assemble import (
     BUILD_FOLDER,
+    CONTACT_SHEETS,
     FORMAT_VERSION,
     SPLITS,
     LocalDataset,
@@ -208,6 +209,7 @@ def drop_videos(folder: str | Path, dropped: Collection[str]) -> dict[str, Any] 
     folder = Path(folder)
     kept = [video for video in _read_rows(folder) if video.video_id not in dropped]
     manifest = recounted(read_manifest(folder), kept)
+    shutil.rmtree(folder / CONTACT_SHEETS, ignore_errors=True)  # they show the clips
     if manifest is None:
         for name in (BUILD_FOLDER, "clips", "qa", "videos"):
             shutil.rmtree(folder / name, ignore_errors=True)

@@ -10,7 +10,7 @@ Shapes: T frames, H x W pixels, N faces, D embedding size. Frames are uint8 RGB.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -196,16 +196,3 @@ class QARefiner(Protocol):
     def refine(self, qa: QA, subject: SubjectSpec) -> QA:
         """The answer with the name for the subject and bystanders left alone; `refined_by` says who did it, and is
         "none" when the answer could not be refined."""
-
-
-@dataclass(frozen=True)
-class Backends:
-    """The backends of one build, one per role."""
-
-    embedder: FaceEmbedder
-    quality: QualityFilter
-    scene: SceneVideoGenerator
-    portrait: PortraitGenerator
-    animate: PortraitAnimator
-    refiner: QARefiner
-    extra: dict[str, Any] = field(default_factory=dict)

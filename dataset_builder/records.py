@@ -2,7 +2,8 @@
 
     SubjectSpec + ConsentRecord -> Clip -> QA -> (assemble) VideoRow with QARow
 
-A clip is identified by its content and provenance, never by its file name.
+A clip is identified by its content and provenance, never by its file name. A reference video may show several people
+to learn; then a row is about one of them (`subject`) and lists all who are seen (`subjects`).
 """
 
 from __future__ import annotations
@@ -106,13 +107,17 @@ class ConsentRecord(_Json):
 
 @dataclass(frozen=True)
 class SubjectSpec(_Json):
-    """The person to learn: name ("<Nz>"), reference video, and how the text may call them before it knows the name."""
+    """The person to learn: name ("<Nz>"), reference video, and how the text may call them before it knows the name.
+
+    box: (x0, y0, x1, y1) in pixels of the first frame, around the person, where the video shows several.
+    """
 
     name: str
     reference: Path
     consent: ConsentRecord | None = None
     noun: str = "person"
     pronouns: tuple[str, ...] = ()
+    box: tuple[float, float, float, float] | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "name", normalise_name(self.name))
@@ -122,6 +127,11 @@ class SubjectSpec(_Json):
             object.__setattr__(self, "consent", ConsentRecord.from_json(self.consent))
         if not re.fullmatch(r"[a-z]+", self.noun):
             raise PVChatError(f"The noun {self.noun!r} must be one lower-case word such as person, woman or man.")
+        if self.box is not None:
+            object.__setattr__(self, "box", tuple(float(side) for side in self.box))
+            x0, y0, x1, y1 = self.box if len(self.box) == 4 else (0, 0, 0, 0)
+            if not (0 <= x0 < x1 and 0 <= y0 < y1):
+                raise PVChatError(f"The box of {self.name} must be x0,y0,x1,y1 in pixels, got {list(self.box)}.")
 
 
 @dataclass(frozen=True)
@@ -129,6 +139,7 @@ class Clip(_Json):
     """One video of the dataset with its provenance. `path` is the mp4; fps in frames per second; sizes in pixels.
 
     `truth` holds what a generator knows about its clip: {"appearance": answer, ...}; None when nobody knows.
+    `subject` is the name of the person that the clip is asked about, `subjects` of all who are seen and have a name.
     """
 
     video_id: str
@@ -147,11 +158,14 @@ class Clip(_Json):
     id_score: float | None = None
     licences: tuple[str, ...] = ()
     truth: dict[str, Any] | None = None
+    subject: str = ""
+    subjects: tuple[str, ...] = ()
 
     def __post_init__(self):
         object.__setattr__(self, "path", Path(self.path))
         object.__setattr__(self, "parent_ids", tuple(self.parent_ids))
         object.__setattr__(self, "licences", tuple(self.licences))
+        object.__setattr__(self, "subjects", tuple(self.subjects))
         if self.origin not in ORIGINS:
             raise PVChatError(f"Clip origin {self.origin!r} is unknown; allowed: {', '.join(ORIGINS)}.")
 
@@ -203,7 +217,10 @@ class QARow(_Json):
 
 @dataclass(frozen=True)
 class VideoRow(_Json):
-    """A row of the `videos` config plus `path`, the local mp4. `extra` keeps foreign fields and is not stored."""
+    """A row of the `videos` config plus `path`, the local mp4. `extra` keeps foreign fields and is not stored.
+
+    subjects: the names of all people to learn who are seen in the clip; left out, it is the subject or nobody.
+    """
 
     video_id: str
     subject: str
@@ -224,8 +241,11 @@ class VideoRow(_Json):
     path: Path
     qa: tuple[QARow, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
+    subjects: tuple[str, ...] | None = None
 
     def __post_init__(self):
+        alone = (self.subject,) if self.subject_present else ()
+        object.__setattr__(self, "subjects", alone if self.subjects is None else tuple(self.subjects))
         object.__setattr__(self, "path", Path(self.path))
         object.__setattr__(self, "parent_ids", tuple(self.parent_ids))
         object.__setattr__(self, "licences", tuple(self.licences))

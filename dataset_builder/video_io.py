@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     import av
 
 MIN_FRAMES = 2  # below that nothing moves, and a video is a picture
+MAX_PIXELS = 8192 * 8192  # of a frame; a damaged header can claim anything
+LIKELY_FPS = (0.1, 1000.0)  # rates outside are a damaged header's
+DEFAULT_FPS = 25.0  # where the file says nothing that is likely
 _ADVICE = "Pass a video file such as an mp4 with at least 2 frames."
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """Size in pixels (after rotation), frames per second, and the number of frames that decode."""
+    """Size of the first frame in pixels (after rotation), frames per second, and the number of frames that decode."""
 
     width: int
     height: int
@@ -45,7 +48,7 @@ def _decode(path: Path) -> Iterator[tuple[av.VideoFrame, float]]:
         raise PVChatError(f"The video {path} is empty (0 bytes). {_ADVICE}")
     try:
         container = av.open(str(path))
-    except (av.error.FFmpegError, ValueError, OSError) as error:
+    except (av.error.FFmpegError, ValueError, OSError) as error:  # ValueError: text in the header that is no text
         raise PVChatError(
             f"{path} cannot be opened as a video (damaged, cut off, or another format). {_ADVICE}"
         ) from error
@@ -53,7 +56,8 @@ def _decode(path: Path) -> Iterator[tuple[av.VideoFrame, float]]:
         if not container.streams.video:
             raise PVChatError(f"{path} has no video stream (audio only?). {_ADVICE}")
         stream = container.streams.video[0]
-        fps = float(stream.average_rate or stream.guessed_rate or 0) or 25.0
+        fps = float(stream.average_rate or stream.guessed_rate or 0)
+        fps = fps if LIKELY_FPS[0] <= fps <= LIKELY_FPS[1] else DEFAULT_FPS
         packets = 0
         try:
             for packet in container.demux(stream):
@@ -61,6 +65,8 @@ def _decode(path: Path) -> Iterator[tuple[av.VideoFrame, float]]:
                 if packet.is_corrupt:
                     raise PVChatError(f"{path} is damaged or cut off at frame {packets}. {_ADVICE}")
                 for frame in packet.decode():
+                    if frame.width * frame.height > MAX_PIXELS:
+                        raise PVChatError(f"{path} has frames of {frame.width} x {frame.height} pixels. {_ADVICE}")
                     yield frame, fps
         except av.error.FFmpegError as error:
             raise PVChatError(
@@ -73,14 +79,18 @@ def _turns(frame: av.VideoFrame) -> int:
     return round(getattr(frame, "rotation", 0) / 90) % 4
 
 
-def _pixels(frame: av.VideoFrame, max_side: int | None) -> np.ndarray:
-    """(H, W, 3) uint8, upright, at most `max_side` pixels on the longer side, even sizes."""
+def _size(info: VideoInfo, max_side: int | None) -> tuple[int, int]:
+    """(width, height) of the frames that are read: even, at most `max_side` pixels on the longer side."""
+    scale = min(1.0, max_side / max(info.height, info.width)) if max_side else 1.0
+    return max(2, round(info.width * scale / 2) * 2), max(2, round(info.height * scale / 2) * 2)
+
+
+def _pixels(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
+    """(H, W, 3) uint8, upright. size: (W, H)"""
     from PIL import Image
 
     image = np.rot90(frame.to_ndarray(format="rgb24"), _turns(frame))
     height, width = image.shape[:2]
-    scale = min(1.0, max_side / max(height, width)) if max_side else 1.0
-    size = max(2, round(width * scale / 2) * 2), max(2, round(height * scale / 2) * 2)
     if size == (width, height):
         return np.ascontiguousarray(image)
     return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize(size, Image.Resampling.LANCZOS))
@@ -94,8 +104,9 @@ def probe_video(path: str | Path) -> VideoInfo:
     path = Path(path)
     count, shape, fps = 0, (0, 0), 0.0
     for frame, rate in _decode(path):
+        if count == 0:
+            shape = (frame.width, frame.height) if _turns(frame) % 2 else (frame.height, frame.width)
         count, fps = count + 1, rate
-        shape = (frame.width, frame.height) if _turns(frame) % 2 else (frame.height, frame.width)
     if count == 0:
         raise PVChatError(f"{path} has no frames (zero-length video). {_ADVICE}")
     if count < MIN_FRAMES:
@@ -108,7 +119,8 @@ def read_video(
 ) -> tuple[np.ndarray, float]:
     """Returns frames (T, H, W, 3) uint8 and fps.
 
-    max_side: larger frames are reduced to this many pixels on the longer side; sizes become even.
+    max_side: larger frames are reduced to this many pixels on the longer side; sizes become even, and those of the
+    first frame where they change.
     max_frames: longer videos are sampled evenly, and fps is lowered so that the duration stays.
     Raises PVChatError as `probe_video` does.
     """
@@ -118,7 +130,8 @@ def read_video(
     if max_frames is not None and info.num_frames > max_frames:
         wanted = np.linspace(0, info.num_frames - 1, max_frames).round().astype(int)
     chosen = set(int(i) for i in wanted)
-    frames = [_pixels(f, max_side) for i, (f, _) in enumerate(_decode(path)) if i in chosen]
+    size = _size(info, max_side)
+    frames = [_pixels(f, size) for i, (f, _) in enumerate(_decode(path)) if i in chosen]
     return np.stack(frames), info.fps * len(frames) / info.num_frames
 
 

@@ -87,7 +87,7 @@ def personalize(
 
     name = normalise_name(name)
     base = EMBEDDED_BASE if base is None else base
-    recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
+    recipe = get_recipe(recipe) if isinstance(recipe, str | Path) else recipe
     reference = Path(reference)
     probe_video(reference)
     spec = SubjectSpec(name, reference, consent=_consent(consent, reference), noun=noun)
@@ -158,31 +158,57 @@ def build(
     test_clips: Sequence[Any] = (),
     consent: str | Path | Any | None = None,
     noun: str = "person",
+    box: Sequence[float] | None = None,
+    also: Sequence[tuple[str, Any, Any]] = (),
+    strangers: str | Path | None = None,
+    drivers: str | Path | None = None,
     work: str | Path | None = None,
+    only: str | None = None,
+    licence_policy: str = "research",
     seed: int = 0,
     progress: bool = False,
 ):
-    """Builds the dataset of a person and returns it (a `LocalDataset`); arguments and errors as in `personalize`."""
-    from .dataset_builder import SubjectSpec, build_dataset, get_recipe, probe_video
+    """Builds the dataset of a person and returns it (a `LocalDataset`); what is not said here, as in `personalize`.
+
+    Args:
+        box: where the person is in the first frame, in pixels, when several are seen.
+        also: other people of the video to learn: (name, box or None, consent file or record, None for a drawn person).
+        strangers: where random people come from, if not from the gallery.
+        drivers: folder with a driving clip per motion (yes.mp4, ...), for animators that take one.
+        only: stop after this stage and return a `Stopped`.
+        licence_policy: "permissive" refuses backends that are not for any use.
+    """
+    from .dataset_builder import SubjectSpec, build_dataset, check_backends, get_recipe, probe_video
     from .dataset_builder.consent import require_consent
 
     reference, out = Path(reference), Path(out)
     probe_video(reference)
-    recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
-    spec = SubjectSpec(name, reference, consent=_consent(consent, reference), noun=noun)
-    require_consent(spec)
+    recipe = get_recipe(recipe) if isinstance(recipe, str | Path) else recipe
+    recipe = recipe if drivers is None else recipe.with_drivers(drivers)
+    people = [(name, noun, box, consent), *((other, "person", place, record) for other, place, record in also)]
+    specs = [
+        SubjectSpec(who, reference, consent=_consent(record, reference), noun=word, box=place)
+        for who, word, place, record in people
+    ]
+    for spec in specs:
+        require_consent(spec)
+    check_backends(recipe, licence_policy)
     gallery = _gallery(gallery, reference, recipe, out.parent, seed, progress)
+    writer = None if "writer" in recipe.backends else _writer(EMBEDDED_BASE if base is None else base)
     with stage_bars(progress) as bars:
         return build_dataset(
-            spec,
+            specs,
             recipe,
             out,
             gallery=gallery,
-            writer=_writer(EMBEDDED_BASE if base is None else base),
+            strangers=strangers,
+            writer=writer,
             test_clips=test_clips,
             seed=seed,
             progress=bars,
             work=work,
+            only=only,
+            licence_policy=licence_policy,
         )
 
 

@@ -26,7 +26,7 @@ from typing import Any
 from .errors import PVChatError
 
 RUN_PARTS = ("stage1", "stage2", "features", "report", "subject.json", "run.json")
-DATASET_PARTS = ("README.md", "videos", "qa", "clips", ".build", "consent.json", "dataset.json")
+DATASET_PARTS = ("README.md", "videos", "qa", "clips", "contact_sheets", ".build", "consent.json", "dataset.json")
 ADAPTER_PARTS = ("README.md", "adapter_model.safetensors", "adapter_config.json", "subject.json")
 DRAWN_PARTS = ("gallery", "test")  # of a run; deleted when the drawn world made them, else somebody's own files
 UNIQUE = (".safetensors", ".mp4", ".npy")  # artefacts of which no two people have the same

@@ -1,6 +1,7 @@
 """The engine resumes, redoes only unfinished work, and never reads what a kill left behind; videos are read whole or
 refused."""
 
+import multiprocessing
 import os
 import random
 import signal
@@ -8,23 +9,27 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
 
-from pvchat.dataset_builder import Engine, Reject, Rejected, Stage, probe_video, read_video, write_video
+from pvchat.dataset_builder import Engine, Reject, Rejected, Stage, Task, probe_video, read_video, write_video
+from pvchat.dataset_builder.engine import run_item
 from pvchat.errors import PVChatError
 
 STAGE = Stage("double", 1, "plain@1", ".txt")
 
 
-def run(engine, text, calls, stage=STAGE, params=None, seed=0):
-    def make(path):
+def double(target, backends, text, calls=()):
+    if isinstance(calls, list):
         calls.append(text)
-        path.write_text(text * 2, encoding="utf-8")
-        return {"length": len(text)}
+    target.write_text(text * 2, encoding="utf-8")
+    return {"length": len(text)}
 
-    return engine.run(stage, make, item=text, params=params or {}, inputs=[text], seed=seed)
+
+def run(engine, text, calls, stage=STAGE, params=None, seed=0):
+    return engine.run(Task(stage, text, double, {"text": text, "calls": calls}, params or {}, (text,), seed))
 
 
 def test_finished_work_is_found_and_not_redone(tmp_path):
@@ -82,37 +87,58 @@ def test_damaged_or_partial_leftovers_are_redone(tmp_path, damage):
 def test_a_drop_is_remembered_with_its_reason(tmp_path):
     calls = []
 
-    def make(path):
+    def make(path, backends):
         calls.append(1)
         path.write_text("half", encoding="utf-8")
         raise Rejected("too dark")
 
     for _ in range(2):
         engine = Engine(tmp_path)
-        assert engine.run(STAGE, make, item="x", params={}) == Reject("x", "too dark")
+        assert engine.run(Task(STAGE, "x", make)) == Reject("x", "too dark")
         assert engine.table()[0]["dropped"] == {"too dark": 1} and engine.table()[0]["out"] == 0
     assert len(calls) == 1 and not list(tmp_path.rglob("*.txt"))
 
 
 def test_an_error_leaves_no_file(tmp_path):
-    def make(path):
+    def make(path, backends):
         path.write_text("half", encoding="utf-8")
         raise RuntimeError("bug")
 
     with pytest.raises(RuntimeError):
-        Engine(tmp_path).run(STAGE, make, item="x", params={})
+        Engine(tmp_path).run(Task(STAGE, "x", make))
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
 
 def test_progress_and_counts_add_up(tmp_path):
     seen = []
-    engine = Engine(tmp_path, lambda *step: seen.append(step))
-    engine.expect("double", 3)
-    for text in ("a", "b", "a"):
-        run(engine, text, [])
+    engine = Engine(tmp_path, progress=lambda *step: seen.append(step))
+    made = engine.map(Task(STAGE, text, double, {"text": text}, inputs=(text,)) for text in "aba")
+    assert [art.path.read_text(encoding="utf-8") for art in made] == ["aa", "bb", "aa"]
     assert seen == [("double", 1, 3), ("double", 2, 3), ("double", 3, 3)]
     row = engine.table()[0]
     assert (row["in"], row["out"], row["resumed"]) == (3, 3, 1) and row["seconds"] >= 0
+
+
+def test_what_is_decided_after_a_task_moves_its_item_from_out_to_dropped(tmp_path):
+    engine = Engine(tmp_path)
+    run(engine, "a", [])
+    engine.drop("double", "a", "too short", made=True)
+    engine.skip("triple", "nobody wants it")
+    engine.report("words", 2, 7)
+    engine.report("words", 1, 1)
+    rows = {row["stage"]: row for row in engine.table(["words", "double"])}
+    assert list(rows) == ["words", "double", "triple"]
+    assert (rows["double"]["in"], rows["double"]["out"], rows["double"]["dropped"]) == (1, 0, {"too short": 1})
+    assert rows["triple"]["skipped"] == "nobody wants it"
+    assert (rows["words"]["in"], rows["words"]["out"]) == (3, 8)
+
+
+def test_a_task_can_be_sent_to_another_process_and_gives_the_same_artefact_there(tmp_path):
+    task = Task(STAGE, "a", double, {"text": "a"}, {"p": 1}, ("a",), 3)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        there = pool.submit(run_item, tmp_path, task).result(timeout=120)
+    here = run_item(tmp_path, task)
+    assert not there.resumed and here.resumed and here.record == there.record
 
 
 def test_a_kill_at_any_moment_costs_only_the_unfinished_item(tmp_path):
@@ -122,21 +148,19 @@ def test_a_kill_at_any_moment_costs_only_the_unfinished_item(tmp_path):
             """
             import sys, time
             from pathlib import Path
-            from pvchat.dataset_builder import Engine, Stage
+            from pvchat.dataset_builder import Engine, Stage, Task
             root, log = Path(sys.argv[1]), Path(sys.argv[2])
-            def make(item):
-                def inner(path):
-                    with open(path, "w") as file:
-                        for part in range(20):
-                            file.write(f"{item} {part} ")
-                            file.flush()
-                            time.sleep(0.001)
-                    with open(log, "a") as file:
-                        file.write(f"{item}\\n")
-                    return {"item": item}
-                return inner
+            def make(path, backends, item):
+                with open(path, "w") as file:
+                    for part in range(20):
+                        file.write(f"{item} {part} ")
+                        file.flush()
+                        time.sleep(0.001)
+                with open(log, "a") as file:
+                    file.write(f"{item}\\n")
+                return {"item": item}
             for item in range(30):
-                Engine(root).run(Stage("slow", 1, "b", ".txt"), make(item), item=str(item), params={"item": item})
+                Engine(root).run(Task(Stage("slow", 1, "b", ".txt"), str(item), make, {"item": item}, {"item": item}))
             """
         ),
         encoding="utf-8",

@@ -90,6 +90,44 @@ def test_the_matte_finds_a_photographed_person():
     assert overlap(subject_matte(frames) > 0.5, truth) >= 0.85
 
 
+def astronaut(frames=6):
+    """The whole photograph by a moving camera: her hair has the colours of the rocket beside her, her suit reaches the
+    sides, and she is not in the middle."""
+    data = pytest.importorskip("skimage.data")
+    from PIL import Image
+
+    photo = Image.fromarray(data.astronaut())
+    boxes = [(10 + 8 * t, 3 * t, 430 + 6 * t, 420 + t) for t in range(frames)]
+    clip = [np.asarray(photo.resize((256, 256), Image.Resampling.LANCZOS, box=box)) for box in boxes]
+    where = {  # pixels of the photograph
+        True: [(225, 35), (180, 75), (265, 80), (222, 110), (222, 200), (100, 330), (330, 330), (225, 380)],
+        False: [(20, 20), (120, 60), (330, 60), (400, 100), (60, 150), (350, 160), (420, 200)],
+    }
+    points = [
+        (person, t, round((y - box[1]) / (box[3] - box[1]) * 256), round((x - box[0]) / (box[2] - box[0]) * 256))
+        for person, pixels in where.items()
+        for x, y in pixels
+        for t, box in enumerate(boxes)
+    ]
+    return np.stack(clip), [p for p in points if 0 <= p[2] < 256 and 0 <= p[3] < 256]
+
+
+def test_around_a_face_the_matte_keeps_hair_and_clothes_in_the_background_s_colours():
+    frames, points = astronaut()
+    alpha = subject_matte(frames)
+    right = [(alpha[t, y, x] > 0.5) == person for person, t, y, x in points]
+    assert np.mean(right) > 0.97, [point for point, ok in zip(points, right, strict=True) if not ok]
+
+
+def test_faces_are_found_in_photographs_and_not_in_drawings(clips):
+    from pvchat.dataset_builder.backends.light.face import face_boxes
+    from pvchat.dataset_builder.backends.light.matte import WORKING_SIDE, _resize_all
+
+    boxes = face_boxes(_resize_all(astronaut()[0], WORKING_SIDE))
+    assert boxes.shape == (6, 3) and (np.abs(boxes[:, 2] - 32) < 8).all()
+    assert all(face_boxes(_resize_all(frames, WORKING_SIDE)) is None for frames, _ in clips)
+
+
 def test_no_background_is_left_in_the_colours_around_the_person(clips):
     frames, truth = clips[1]
     cut = cutting.cut_out(Person(frames, 6.0))
@@ -176,6 +214,11 @@ def test_the_best_still_is_sharp_and_lit(person):
     reports = light.ClassicalQuality().score(Person(np.stack([blurred, sharp, dark]), 6.0, person.alpha[[0, 0, 0]]))
     assert reports[1].score > reports[0].score and not reports[1].reasons
     assert reports[2].reasons == ("the head is too dark or too bright",)
+
+
+def test_without_a_matte_the_quality_is_judged_all_the_same(person):
+    with_matte = light.ClassicalQuality().score(person)
+    assert light.ClassicalQuality().score(Person(person.frames, person.fps)) == with_matte
 
 
 def test_the_embedding_tells_other_clips_of_a_person_from_other_people():

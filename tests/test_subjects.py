@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pvchat.cli import main
-from pvchat.dataset_builder import ConsentRecord, Engine, Stage, cartoon, load_local
+from pvchat.dataset_builder import ConsentRecord, Engine, Stage, Task, cartoon, load_local
 from pvchat.dataset_builder.merge import merge_datasets
 from pvchat.errors import PVChatError
 from pvchat.subjects import find_subjects, get_subject, plan_removal, remove_subject
@@ -198,17 +198,15 @@ def test_build_caches_go_as_far_as_they_were_made_from_the_person(runs):
     """ingest(reference) -> scene -> score, in a cache that two people share."""
     engine = Engine(runs / "work")
 
-    def make(content):
-        return lambda path: path.write_bytes(content) and {}
+    def run(stage, content, *inputs):
+        return engine.run(Task(stage, "", lambda path, backends: path.write_bytes(content) and {}, inputs=inputs))
 
     kept, derived = [], []
     for name, store in (("<Nz>", derived), ("<Ada>", kept)):
         ingest, scene = Stage("ingest", 1, "a@1", ".mp4"), Stage("scene", 1, "b@1", ".mp4")
-        first = engine.run(ingest, make(name.encode()), item="", params={}, inputs=[sha256(reference_bytes(name))])
-        second = engine.run(scene, make(b"scene of " + name.encode()), item="", params={}, inputs=[first.sha256])
-        third = engine.run(
-            Stage("score", 1, "c@1", ".json"), make(b"0.5"), item="", params={}, inputs=[second.sha256, "f" * 64]
-        )
+        first = run(ingest, name.encode(), sha256(reference_bytes(name)))
+        second = run(scene, b"scene of " + name.encode(), first.sha256)
+        third = run(Stage("score", 1, "c@1", ".json"), b"0.5", second.sha256, "f" * 64)
         store += [first.path, second.path, third.path]
     result = remove_subject(runs, "<Nz>")
     assert result["scan"]["left"] == [] and not any(path.exists() for path in derived)
@@ -218,14 +216,10 @@ def test_build_caches_go_as_far_as_they_were_made_from_the_person(runs):
 def test_a_build_that_was_stopped_is_found_by_the_reference_video(tmp_path):
     runs, reference = tmp_path / "runs", tmp_path / "clip.mp4"
     write(reference, reference_bytes("<Eve>"))
-    engine = Engine(runs / "eve" / ".build")
-    engine.run(
-        Stage("ingest", 1, "a@1", ".mp4"),
-        lambda path: path.write_bytes(b"eve") and {},
-        item="",
-        params={},
-        inputs=[sha256(reference_bytes("<Eve>"))],
-    )
+    ingest = Stage("ingest", 1, "a@1", ".mp4")
+    inputs = (sha256(reference_bytes("<Eve>")),)
+    task = Task(ingest, "", lambda path, backends: path.write_bytes(b"eve") and {}, inputs=inputs)
+    Engine(runs / "eve" / ".build").run(task)
     with pytest.raises(PVChatError, match="knows nobody"):
         plan_removal(runs, "Eve")
     assert remove_subject(runs, "Eve", reference=reference)["scan"] == {"files": 0, "left": []}

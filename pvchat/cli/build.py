@@ -1,5 +1,10 @@
 """Builds the dataset of a person alone: clips with questions and answers, in the layout that `datasets.load_dataset`
-reads. Interrupted, the same command goes on where it stopped."""
+reads. Interrupted, the same command goes on where it stopped.
+
+The recipe says which clips are made and by what: light (a CPU, no downloads), paper, paper-balanced, modern, tiny, or
+a YAML file of your own ({base: modern, backends: {portrait: qwen-edit}}). contact_sheets/ in the dataset folder shows
+every clip that was made, kept or not, with the reason.
+"""
 
 from __future__ import annotations
 
@@ -7,39 +12,115 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..errors import PVChatError
 from . import arguments
 
 HELP = "build the dataset of a person"
 EXAMPLES = (
     'pvchat build clip.mp4 --name "<Nz>" --gallery others/ --i-have-consent --out data/nz',
-    'pvchat build clip.mp4 --name "<Nz>" --recipe light --dry-run',
+    'pvchat build clip.mp4 --name "<Nz>" --recipe modern --licence-policy permissive --dry-run',
+    'pvchat build clip.mp4 --name "<Nz>" --gallery others/ --i-have-consent --limit 2 --only verify',
+    'pvchat build two.mp4 --name "<Nz>" --subject-box 20,10,300,470 --also "<Ada>@330,10,620,470" --gallery others/',
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_subject(parser)
+    parser.add_argument(
+        "--subject-box", metavar="X0,Y0,X1,Y1", help="where the person is in the first frame, in pixels, among several"
+    )
+    parser.add_argument(
+        "--also",
+        action="append",
+        default=[],
+        metavar="NAME[@X0,Y0,X1,Y1]",
+        help="another person of the same video to learn, and where; may be repeated",
+    )
+    parser.add_argument(
+        "--also-consent", type=Path, action="append", default=[], metavar="FILE", help="their records, in this order"
+    )
     arguments.add_recipe(parser)
+    parser.add_argument(
+        "--strangers", type=Path, help="where random people come from, if not from the gallery (CelebV-HQ layout, too)"
+    )
+    parser.add_argument("--drivers", type=Path, help="folder with a driving clip per motion: yes.mp4, no.mp4, ...")
+    parser.add_argument(
+        "--licence-policy",
+        choices=("research", "permissive"),
+        default="research",
+        help="permissive refuses backends that are not for any use (default: research)",
+    )
     arguments.add_base(parser)
     arguments.add_seed(parser)
     parser.add_argument("--out", type=Path, help="dataset folder (default: runs/NAME/dataset)")
-    parser.add_argument("--dry-run", action="store_true", help="check everything, say what would be made, and stop")
+    parser.add_argument("--limit", type=int, metavar="N", help="at most N clips per origin, to try it out")
+    parser.add_argument("--only", metavar="STAGE", help="stop after this stage and say where its artefacts lie")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would be made, and what it costs; writes nothing"
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from ..dataset_builder import get_recipe
+    from ..dataset_builder import Stopped, check_licences, get_recipe
     from ..runs import build
-    from .show import show_dataset, show_plan
+    from .show import show_dataset, show_plan, show_stopped
 
     subject = arguments.subject_arguments(args)
+    recipe = get_recipe(subject.pop("recipe")).limited(args.limit)
+    check_licences(recipe, args.licence_policy)
     if args.dry_run:
-        return show_plan(get_recipe(args.recipe), args.reference, subject["name"], quiet=args.json)
-    out = args.out or Path("runs") / subject["name"].strip("<>") / "dataset"
-    dataset = build(**subject, out=out)
+        return show_plan(recipe, args.reference, subject["name"], quiet=args.json, gallery=args.gallery)
+    made = build(
+        **subject,
+        recipe=recipe,
+        out=args.out or Path("runs") / subject["name"].strip("<>") / "dataset",
+        box=None if args.subject_box is None else _box(args.subject_box),
+        also=_also(args),
+        strangers=args.strangers,
+        drivers=args.drivers,
+        only=args.only,
+        licence_policy=args.licence_policy,
+    )
+    if isinstance(made, Stopped):
+        if not args.json:
+            show_stopped(made)
+        return {"stage": made.stage, "folder": str(made.folder), "index": str(made.index), "stages": made.table}
     if not args.json:
-        show_dataset(dataset)
+        show_dataset(made)
     return {
-        "dataset": str(dataset.root),
-        "dataset_hash": dataset.manifest["dataset_hash"],
-        "videos": len(dataset.videos),
-        "questions": sum(len(video.qa) for video in dataset.videos),
+        "dataset": str(made.root),
+        "dataset_hash": made.manifest["dataset_hash"],
+        "videos": len(made.videos),
+        "questions": sum(len(video.qa) for video in made.videos),
+        "stages": made.manifest["stages"],
     }
+
+
+def _also(args: argparse.Namespace) -> list[tuple[str, Any, Any]]:
+    """(name, box or None, consent record or None) of the other people to learn.
+
+    Raises:
+        PVChatError: a name, a box or a record cannot be used, or the test folder says nothing about them.
+    """
+    from ..dataset_builder import normalise_name
+    from ..runs import given_consent
+
+    if args.also and args.test is not None:
+        raise PVChatError("--test says who is seen for one person only; with --also, test each of them later.")
+    if len(args.also_consent) > len(args.also):
+        raise PVChatError(f"{len(args.also_consent)} records for {len(args.also)} other people; give one for each.")
+    records = [*args.also_consent, *[None] * len(args.also)]
+    others = []
+    for text, record in zip(args.also, records, strict=False):
+        name, _, box = text.partition("@")
+        name = normalise_name(name)
+        consent = given_consent(record, args.i_have_consent, args.reference, name)
+        others.append((name, _box(box) if box else None, consent))
+    return others
+
+
+def _box(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise PVChatError(f"A box is X0,Y0,X1,Y1 in pixels, such as 20,10,300,470; got {text!r}.") from error

@@ -19,7 +19,7 @@ FRAMES = 3  # frames that are averaged
 class HeadEmbedder:
     """Heads are cropped by the matte, scaled to SIDE, put on grey, averaged with their mirror image."""
 
-    id = "head-hog@1"
+    id = "head-hog@2"
     licences = ("Apache-2.0",)
     same = 0.97
     different = 0.55

@@ -1,55 +1,98 @@
 """Which pixels of a clip are the person: a matte from the pixels alone.
 
-The assumption is that of a portrait clip: one person near the centre, who may touch the lower edge, and a background
-that reaches the upper edge and the sides. Colours of that border band (over all frames) model the background, colours
-of the centre model the person; a random walk over space and time (Grady 2006, with priors) turns the two into a
-smooth decision whose edges follow the picture's edges.
+The assumption is that of a portrait clip: one person near the centre, or where a photographed face is found, who may
+touch the lower edge, and a background that reaches the upper edge and the sides. Colours of that border band (over all
+frames) model the background, colours of the centre, or around the face, model the person; a random walk over space and
+time (Grady 2006, with priors) turns the two into a smooth decision whose edges follow the picture's edges.
 
 Shapes: T frames, H x W full size, h x w working size.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from .colour import rgb_to_lab
+from .face import face_boxes
 
 WORKING_SIDE = 128  # pixels on the longer side while solving
 BINS = 24  # colour bins per Lab axis
 BAND = 0.08  # share of width and height that counts as border
 CENTRE_MIX = 0.3  # how much any colour near the centre counts as the person's
 PRIOR_WEIGHT = 0.15  # of the position prior against the colours (log odds)
+FACE_PRIOR_WEIGHT = 0.6  # the same where the position is known by a face
 UNARY = 0.02  # of colour and position against neighbours (edge weights are at most 1)
 MIN_GAP = 0.008  # share of the frame from which a hole may be background seen through
 ITERATIONS = 60  # conjugate gradient steps; more change the matte by less than a thousandth
 
 
+@dataclass(frozen=True)
+class _Layout:
+    """Where the person should be. prior: probability (T, h, w) within [0.02, 0.98]. band: (T, h, w), whose colours
+    model the background. inside, outside: (T, h, w), what certainly is the person or is not. weight: of the prior
+    against the colours (log odds)."""
+
+    prior: np.ndarray
+    band: np.ndarray
+    inside: np.ndarray
+    outside: np.ndarray
+    weight: float
+
+
 def subject_matte(frames: np.ndarray) -> np.ndarray:
     """frames (T, H, W, 3) uint8 -> alpha (T, H, W) float32 in [0, 1], 1 where the person is."""
-    T, H, W = frames.shape[:3]
+    H, W = frames.shape[1:3]
     small = _resize_all(frames, WORKING_SIDE)
     lab = rgb_to_lab(small)
-    h, w = lab.shape[1:3]
+    layout = _layout(small)
+    bins = _colour_bins(lab)
+    background = _histogram(bins, np.where(layout.band, 1.0, (layout.prior < 0.1) * 0.3))
+    person = _histogram(bins, layout.prior > 0.85)
+    person = (1 - CENTRE_MIX) * person + CENTRE_MIX * _histogram(bins, layout.prior > 0.3)
+    log_odds = np.clip(np.log(person[bins] + 1e-6) - np.log(background[bins] + 1e-6), -4, 4)
+    log_odds += layout.weight * np.log(layout.prior / (1 - layout.prior))
+    belief = (1 / (1 + np.exp(-log_odds))).astype(np.float32)
+
+    seeds = layout.inside | layout.outside
+    alpha = _random_walk(lab, belief, seeds, layout.inside.astype(np.float32))
+    alpha = np.stack([_one_piece(*frame) for frame in zip(alpha, belief, layout.inside, strict=True)])
+    alpha = _resize_alpha(alpha, H, W)
+    return _smoothstep(alpha, 0.35, 0.65)
+
+
+def _layout(small: np.ndarray) -> _Layout:
+    """small (T, h, w, 3): around the face where one is found, else head and shoulders in the middle."""
+    T, h, w = small.shape[:3]
     y, x = (np.mgrid[0:h, 0:w] + 0.5) / np.array([h, w]).reshape(2, 1, 1)
     side = np.minimum(x, 1 - x)
-    prior = _position_prior(y, x)
+    boxes = face_boxes(small)
+    if boxes is not None:
+        layouts = [_around_face(y * h, x * w, y, side, *box) for box in boxes]
+        return _Layout(*(np.stack(part) for part in zip(*layouts, strict=True)), FACE_PRIOR_WEIGHT)
     band = (y < BAND) | ((side < BAND) & (y < 0.66))
     outside = (y < BAND / 4) | ((side < BAND / 4) & (y < 0.6))
     inside = (((x - 0.5) / 0.07) ** 2 + ((y - 0.45) / 0.1) ** 2 < 1) | ((np.abs(x - 0.5) < 0.06) & (y > 0.85))
+    maps = (_position_prior(y, x), band, inside, outside)
+    return _Layout(*(np.broadcast_to(part, (T, h, w)) for part in maps), PRIOR_WEIGHT)
 
-    bins = _colour_bins(lab)
-    background = _histogram(bins, np.where(band, 1.0, (prior < 0.1) * 0.3))
-    person = _histogram(bins, prior > 0.85)
-    person = (1 - CENTRE_MIX) * person + CENTRE_MIX * _histogram(bins, prior > 0.3)
-    log_odds = np.clip(np.log(person[bins] + 1e-6) - np.log(background[bins] + 1e-6), -4, 4)
-    log_odds += PRIOR_WEIGHT * np.log(prior / (1 - prior))
-    belief = (1 / (1 + np.exp(-log_odds))).astype(np.float32)
 
-    seeds = np.broadcast_to(inside | outside, (T, h, w))
-    alpha = _random_walk(lab, belief, seeds, np.broadcast_to(inside.astype(np.float32), (T, h, w)))
-    alpha = np.stack([_one_piece(a, b, inside) for a, b in zip(alpha, belief, strict=True)])
-    alpha = _resize_alpha(alpha, H, W)
-    return _smoothstep(alpha, 0.35, 0.65)
+def _around_face(
+    row: np.ndarray, column: np.ndarray, y: np.ndarray, side: np.ndarray, cx: float, cy: float, face: float
+) -> tuple[np.ndarray, ...]:
+    """(prior, band, inside, outside) of one frame, each (h, w). row, column: pixels; y, side: shares of the frame as
+    in `_layout`; cx, cy, face: the square of the face in pixels, from the brows to the mouth."""
+    dx, dy = (column - cx) / face, (row - cy) / face
+    head = np.exp(-(((dx / 0.85) ** 2 + ((dy + 0.1) / 1.05) ** 2) ** 2))
+    shoulders = 0.45 + 1.35 / (1 + np.exp(-(dy - 1.25) / 0.15))  # half width: neck, then shoulders
+    body = np.exp(-((np.abs(dx) / shoulders) ** 4)) / (1 + np.exp(-(dy - 0.6) / 0.1))
+    prior = np.clip(np.maximum(head, body), 0.02, 0.98)
+    far = prior < 0.1
+    band = far & ((y < BAND) | (side < BAND) | (np.abs(dx) > 1.2))
+    outside = (prior < 0.03) & ((y < BAND / 4) | (side < BAND / 4) | (dy < -1.4))
+    inside = ((dx / 0.45) ** 2 + (dy / 0.55) ** 2 < 1) | ((np.abs(dx) < 0.3) & (dy > 1.4))
+    return prior, band, inside, outside
 
 
 def _resize_all(frames: np.ndarray, side: int) -> np.ndarray:
@@ -86,7 +129,7 @@ def _colour_bins(lab: np.ndarray) -> np.ndarray:
 
 
 def _histogram(bins: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Share of each colour bin over all frames, weighted by position (h, w) and blurred by 0.6 bins."""
+    """Share of each colour bin over all frames, weighted by position (T, h, w) and blurred by 0.6 bins."""
     from scipy.ndimage import gaussian_filter
 
     weights = np.broadcast_to(weight.astype(np.float64), bins.shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...protocols import Person, QualityReport
-from .cutout import head_geometry
+from .cutout import head_geometry, matte_bytes
 
 MIN_HEAD_SHARE = 0.08  # of the frame's height
 DARK, BRIGHT = 20.0, 240.0  # mean grey of the head that is still usable
@@ -21,7 +21,8 @@ class ClassicalQuality:
         from PIL import Image
         from scipy.ndimage import laplace
 
-        tops, necks, centres, widths = head_geometry(person.alpha)
+        alpha = matte_bytes(person.frames) if person.alpha is None else person.alpha
+        tops, necks, centres, widths = head_geometry(alpha)
         H = person.frames.shape[1]
         reports = []
         for frame, top, neck, centre, width in zip(person.frames, tops, necks, centres, widths, strict=True):

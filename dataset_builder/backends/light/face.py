@@ -1,0 +1,72 @@
+"""Where the face of a portrait clip is, for the matte: the cascade of local binary patterns that ships with
+scikit-image, on small frames. Frontal faces of photographs; drawn faces are hardly ever found.
+
+Shapes: T frames, h x w working size.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+
+LOOKED_AT = 5  # frames, evenly spaced; the middle one and most of the others must show the face
+SMALLEST = 24  # pixels: the size of the cascade's window
+NEIGHBOURS = 8  # finds that make a face; from 8 on, none was found in 282 frames of drawn people
+TOGETHER = 0.3  # overlap (IoU) with the face of the nearest frame towards the middle
+
+
+def face_boxes(small: np.ndarray) -> np.ndarray | None:
+    """small (T, h, w, 3) uint8 -> squares (T, 3) from the brows to the mouth: centre x, centre y, side in pixels,
+    interpolated between the frames that show the face. None when too few do."""
+    looked_at = np.unique(np.linspace(0, len(small) - 1, LOOKED_AT).round().astype(int))
+    middle = len(looked_at) // 2
+    found = {middle: _largest(_detect(small[looked_at[middle]]))}
+    if found[middle] is None:
+        return None
+    for towards in (range(middle - 1, -1, -1), range(middle + 1, len(looked_at))):
+        last = found[middle]
+        for position in towards:
+            boxes = _detect(small[looked_at[position]])
+            box = _largest([box for box in boxes if _overlap(box, last) >= TOGETHER])
+            if box is not None:
+                found[position] = last = box
+    if 2 * len(found) <= len(looked_at) or len(found) < min(2, len(looked_at)):
+        return None
+    seen = sorted(found)
+    columns = np.stack([found[position] for position in seen]).T
+    return np.stack([np.interp(np.arange(len(small)), looked_at[seen], column) for column in columns], axis=1)
+
+
+def _detect(frame: np.ndarray) -> list[np.ndarray]:
+    side = min(frame.shape[:2])
+    if side < SMALLEST:
+        return []
+    found = _cascade().detect_multi_scale(
+        frame,
+        scale_factor=1.2,
+        step_ratio=1,
+        min_size=(SMALLEST, SMALLEST),
+        max_size=(side, side),
+        min_neighbor_number=NEIGHBOURS,
+    )
+    return [np.array([f["c"] + f["width"] / 2, f["r"] + f["height"] / 2, float(f["width"])]) for f in found]
+
+
+def _largest(boxes: list[np.ndarray]) -> np.ndarray | None:
+    return max(boxes, key=lambda box: tuple(box[::-1]), default=None)
+
+
+@cache
+def _cascade():
+    from skimage.data import lbp_frontal_face_cascade_filename
+    from skimage.feature import Cascade
+
+    return Cascade(lbp_frontal_face_cascade_filename())
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two squares."""
+    sides = np.minimum(a[:2] + a[2] / 2, b[:2] + b[2] / 2) - np.maximum(a[:2] - a[2] / 2, b[:2] - b[2] / 2)
+    common = float(np.prod(np.maximum(sides, 0)))
+    return common / (a[2] ** 2 + b[2] ** 2 - common)

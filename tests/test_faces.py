@@ -4,8 +4,6 @@ import importlib.util
 import json
 import os
 import zipfile
-import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from pvchat.dataset_builder.backends.faces.align import ARCFACE, WHOLE_FACE, align, crop_box, similarity
 from pvchat.dataset_builder.backends.faces.auraface import AuraFace
@@ -28,9 +26,8 @@ from pvchat.dataset_builder.backends.faces.yunet import YuNet
 from pvchat.dataset_builder.engine import Rejected
 from pvchat.dataset_builder.protocols import Face, FaceDetector, FaceEmbedder, Person, QualityFilter
 from pvchat.errors import MissingBackendError, PVChatError
+from tests.golden_faces import GOLDEN, Golden, needs_golden
 
-GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden_faces"
-needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the golden vectors are not at ../shared/golden_faces")
 WHEEL = os.environ.get("PVCHAT_FACENET_WHEEL")
 needs_wheel = pytest.mark.skipif(not WHEEL, reason="PVCHAT_FACENET_WHEEL does not name a facenet-pytorch 2.6.0 wheel")
 
@@ -63,36 +60,8 @@ def blank_person(frames=3):
     return Person(np.full((frames, 200, 200, 3), 90, np.uint8), 8.0)
 
 
-def read_case(name):
-    return json.loads((GOLDEN / f"{name}.json").read_text()), load_file(GOLDEN / f"{name}.safetensors")
-
-
-def recipe_state(recipe):
-    """The weights of the golden README: shapes from the listing, numbers from names."""
-    listing = json.loads((GOLDEN / recipe["state_dict"]).read_text())
-    state = {}
-    for name, shape, *_ in listing["tensors"]:
-        x = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32((recipe["salt"] + name).encode())))
-        last = name.rsplit(".", 1)[-1]
-        if last == "num_batches_tracked":
-            x = torch.zeros(shape, dtype=torch.int64)
-        elif name in recipe["overrides"]:
-            offset, scale = recipe["overrides"][name]
-            x = offset + scale * x
-        elif last == "running_mean" or last == "bias":
-            x = 0.05 * x
-        elif last == "running_var":
-            x = 1 + 0.1 * x.abs()
-        elif len(shape) > 1:
-            x = x * (recipe["gain"] / np.sqrt(np.prod(shape[1:])))
-        else:
-            x = 1 + 0.1 * x
-        state[name] = x
-    return state
-
-
-def assert_near(case, tensors, name, ours):
-    theirs, atol = tensors[f"output.{name}"], case["outputs"][name]["atol"]
+def assert_near(golden, name, ours):
+    theirs, atol = golden.tensors[f"output.{name}"], golden.meta["outputs"][name]["atol"]
     error = (torch.as_tensor(ours).double() - theirs.double()).abs().max().item()
     assert error <= atol, f"{name}: error {error:.2e}, allowed {atol:.0e}"
 
@@ -166,14 +135,14 @@ def test_what_lies_outside_the_frame_is_black():
 @needs_golden
 @pytest.mark.parametrize("net, case", [(PNet, "pnet"), (RNet, "rnet"), (ONet, "onet")])
 def test_the_nets_of_mtcnn_equal_the_golden_vectors(net, case):
-    meta, tensors = read_case("mtcnn")
+    golden = Golden("mtcnn")
     net = net().eval()
-    net.load_state_dict(recipe_state(meta["weights"][f"{case}_recipe"]))
+    net.load_state_dict(golden.weights(f"{case}_recipe"))
     with torch.no_grad():
-        out = net(normalise(tensors[f"input.{case}"].permute(0, 3, 1, 2).float()))
+        out = net(normalise(golden.tensors[f"input.{case}"].permute(0, 3, 1, 2).float()))
     names = ["box", "points", "prob"] if len(out) == 3 else ["box", "prob"]
     for name, ours in zip(names, out, strict=True):
-        assert_near(meta, tensors, f"{case}_recipe.{name}", ours)
+        assert_near(golden, f"{case}_recipe.{name}", ours)
 
 
 @pytest.fixture(scope="module")
@@ -188,31 +157,31 @@ def mtcnn(tmp_path_factory):
 @needs_wheel
 @pytest.mark.parametrize("case", ["pnet", "rnet", "onet"])
 def test_the_published_nets_of_mtcnn_equal_the_golden_vectors(mtcnn, case):
-    meta, tensors = read_case("mtcnn")
+    golden = Golden("mtcnn")
     with torch.no_grad():
-        out = getattr(mtcnn, f"_{case}").cpu()(normalise(tensors[f"input.{case}"].permute(0, 3, 1, 2).float()))
+        out = getattr(mtcnn, f"_{case}").cpu()(normalise(golden.tensors[f"input.{case}"].permute(0, 3, 1, 2).float()))
     for name, ours in zip(["box", "points", "prob"] if len(out) == 3 else ["box", "prob"], out, strict=True):
-        assert_near(meta, tensors, f"{case}.{name}", ours)
+        assert_near(golden, f"{case}.{name}", ours)
 
 
 @needs_golden
 @needs_wheel
 @pytest.mark.parametrize("picture", ["astronaut", "two_faces", "no_face"])
 def test_mtcnn_finds_what_the_golden_vectors_say(mtcnn, astronaut, picture):
-    meta, tensors = read_case("mtcnn")
-    image = astronaut if picture == "astronaut" else tensors[f"input.{picture}"].numpy()
+    golden = Golden("mtcnn")
+    image = astronaut if picture == "astronaut" else golden.tensors[f"input.{picture}"].numpy()
     faces = mtcnn.detect(image[None])[0]
-    assert len(faces) == meta["detect"][picture]["faces"]
+    assert len(faces) == golden.meta["detect"][picture]["faces"]
     if not faces:
         return
-    assert_near(meta, tensors, f"detect.{picture}.boxes", np.array([face.box for face in faces]))
-    assert_near(meta, tensors, f"detect.{picture}.probs", np.array([face.score for face in faces]))
-    assert_near(meta, tensors, f"detect.{picture}.points", np.stack([face.points for face in faces]))
+    assert_near(golden, f"detect.{picture}.boxes", np.array([face.box for face in faces]))
+    assert_near(golden, f"detect.{picture}.probs", np.array([face.score for face in faces]))
+    assert_near(golden, f"detect.{picture}.points", np.stack([face.points for face in faces]))
     crops = to_input(np.stack([crop_box(image, face.box, 160) for face in faces]), 128)
-    assert_near(meta, tensors, f"extract.{picture}", crops[:, :, ::4, ::4])
+    assert_near(golden, f"extract.{picture}", crops[:, :, ::4, ::4])
     wide = np.stack([crop_box(image, face.box, 160, margin=14) for face in faces])
     wide = torch.from_numpy(wide).permute(0, 3, 1, 2).float()
-    assert_near(meta, tensors, f"extract_margin14.{picture}", wide[:, :, ::4, ::4])
+    assert_near(golden, f"extract_margin14.{picture}", wide[:, :, ::4, ::4])
 
 
 def test_mtcnn_without_weights_says_which_package_carries_them(monkeypatch):
@@ -244,15 +213,15 @@ def test_the_names_and_shapes_of_facenet_are_the_published_ones():
 @needs_golden
 @pytest.mark.slow
 def test_facenet_equals_the_golden_vectors():
-    meta, tensors = read_case("facenet")
+    golden = Golden("facenet")
     net = InceptionResnetV1(num_classes=8631).eval()
-    net.load_state_dict(recipe_state(meta["weights"]["net"]))
-    crops = tensors["input.image_u8"].numpy()
+    net.load_state_dict(golden.weights("net"))
+    crops = golden.tensors["input.image_u8"].numpy()
     half, std = to_input(crops), to_input(crops, 128)
-    assert_near(meta, tensors, "x_half", half[:, :, ::8, ::8])
-    assert_near(meta, tensors, "x_std", std[:, :, ::8, ::8])
+    assert_near(golden, "x_half", half[:, :, ::8, ::8])
+    assert_near(golden, "x_std", std[:, :, ::8, ::8])
     with torch.no_grad():
-        assert_near(meta, tensors, "embedding_std", net(std))
+        assert_near(golden, "embedding_std", net(std))
         seen = {}
 
         def remember(name):
@@ -261,21 +230,21 @@ def test_facenet_equals_the_golden_vectors():
 
             return hook
 
-        hooked = [name.removeprefix("hook.") for name in meta["outputs"] if name.startswith("hook.")]
+        hooked = [name.removeprefix("hook.") for name in golden.meta["outputs"] if name.startswith("hook.")]
         for name in hooked:
             net.get_submodule(name).register_forward_hook(remember(name))
-        assert_near(meta, tensors, "embedding", net(half))
-        assert_near(meta, tensors, "logits", net.logits(net.features(half)))
+        assert_near(golden, "embedding", net(half))
+        assert_near(golden, "logits", net.logits(net.features(half)))
     assert sorted(seen) == sorted(hooked) and len(seen) > 15
     for name, out in seen.items():
-        entry = meta["outputs"][f"hook.{name}"]
+        entry = golden.meta["outputs"][f"hook.{name}"]
         steps = [part.strip(" []") for part in entry.get("index", "").split(",")]  # "[:, ::8, ::4, ::4]"
         index = tuple(slice(None, None, int(step[2:] or 1) if step.startswith("::") else 1) for step in steps)
-        assert_near(meta, tensors, f"hook.{name}", out[index])
+        assert_near(golden, f"hook.{name}", out[index])
         if "statistics" in entry:
             flat = out.double().flatten(2)
             for statistic, ours in (("mean", flat.mean(2)), ("rms", flat.square().mean(2).sqrt())):
-                theirs = tensors[f"output.hook.{name}#{statistic}"].double()
+                theirs = golden.tensors[f"output.hook.{name}#{statistic}"].double()
                 assert (ours - theirs).abs().max() <= entry["atol"], f"{name} {statistic}"
 
 
@@ -507,23 +476,23 @@ def test_face_hog_tells_100_people_apart_and_knows_one_in_other_light():
 
 @needs_golden
 def test_quality_equals_the_golden_scores_and_decisions():
-    meta, tensors = read_case("face_quality")
+    golden = Golden("face_quality")
     kind = {"the eyes are not open": "eyes", "the face is turned away": "frontal"}
     found, decisions = {name: [] for name in ("left_ear", "right_ear", "frontal", "visibility", "score")}, []
-    for i, landmarks in enumerate(tensors["input.landmarks"].numpy()):
-        picture = tensors[f"input.image_{i:02d}"].numpy()
-        assert_near(meta, tensors, f"gray_{i:02d}", grey(picture).astype(int))
+    for i, landmarks in enumerate(golden.tensors["input.landmarks"].numpy()):
+        picture = golden.tensors[f"input.image_{i:02d}"].numpy()
+        assert_near(golden, f"gray_{i:02d}", grey(picture).astype(int))
         quality = measure(landmarks, picture)
         report = quality.report()
         decisions.append(kind.get(report.reasons[0], "visibility") if report.reasons else "ok")
         values = (quality.left_eye, quality.right_eye, quality.frontal, quality.visible, report.score)
         for name, value in zip(found, values, strict=True):
             found[name].append(value)
-    assert decisions == meta["decisions"]
+    assert decisions == golden.meta["decisions"]
     for name, values in found.items():
-        assert_near(meta, tensors, name, values)
-    sharpness = [laplacian_variance(tensors[f"output.gray_{i:02d}"].numpy()) for i in range(len(decisions))]
-    assert_near(meta, tensors, "laplacian_variance", sharpness)
+        assert_near(golden, name, values)
+    sharpness = [laplacian_variance(golden.tensors[f"output.gray_{i:02d}"].numpy()) for i in range(len(decisions))]
+    assert_near(golden, "laplacian_variance", sharpness)
 
 
 def test_every_reason_is_given_in_order():

@@ -1,15 +1,11 @@
 """LivePortrait computes what the original computed, reads its files, and moves a still without touching the rest."""
 
-import json
 import math
 import os
-import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from pvchat.dataset_builder.backends.liveportrait import LivePortrait, LivePortraitAnimator
 from pvchat.dataset_builder.backends.liveportrait.crop import (
@@ -51,31 +47,17 @@ from pvchat.dataset_builder.protocols import Face, Person, PortraitAnimator
 from pvchat.dataset_builder.recipe import DRIVERS
 from pvchat.dataset_builder.video_io import write_video
 from pvchat.errors import MissingBackendError, PVChatError
+from tests.golden_faces import Golden, needs_golden, read_listing, stored_part
 
-GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden_faces"
-needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the golden vectors are not at ../shared/golden_faces")
 needs_full = pytest.mark.skipif(not os.environ.get("PVCHAT_FULL"), reason="2 GB and a minute; set PVCHAT_FULL=1")
 CPU = torch.device("cpu")
 
 
-# -- golden cases: weights from their recipe, inputs, comparison ------------------------------------------------------
+# -- golden cases -----------------------------------------------------------------------------------------------------
 
 
-class Golden:
-    """One case: its description and tensors, the weights of its nets, and the comparison with its outputs."""
-
-    def __init__(self, name):
-        self.meta = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
-        self.tensors = load_file(GOLDEN / f"{name}.safetensors")
-
-    def input(self, name):
-        info = self.meta["inputs"][name]
-        if "generated" not in info:
-            return self.tensors[f"input.{name}"]
-        made = info["generated"]
-        tensor = made["offset"] + made["scale"] * draw(made["seed_string"], info["shape"])
-        torch.testing.assert_close(tensor.flatten()[:4], torch.tensor(info["first_values"]))
-        return tensor
+class LivePortraitCase(Golden):
+    """A case with the pictures and motions of its inputs, and the comparison with its outputs."""
 
     def image(self, name):
         """uint8 pictures (..., H, W, 3) -> (B, 3, H, W) in [0, 1]"""
@@ -90,19 +72,8 @@ class Golden:
         return Motion(**values), kp
 
     def fill(self, net, module):
-        """Gives the module the weights of the recipe; every name, shape and check sum must fit."""
-        recipe = self.meta["weights"][net]
-        listing = json.loads((GOLDEN / recipe["state_dict"]).read_text(encoding="utf-8"))["tensors"]
-        filled = {name: fill(name, shape, recipe) for name, shape, *_ in listing}
-        for name, u in filled.items():
-            if name.endswith("weight_u"):
-                stem = name.removesuffix("weight_u")
-                v = filled[f"{stem}weight_orig"].flatten(1).T @ u
-                filled[f"{stem}weight_v"] = v / v.norm()
-        for name, _, _, _, first_values, total, _ in listing:
-            torch.testing.assert_close(filled[name].flatten()[: len(first_values)].double(), doubles(first_values))
-            assert math.isclose(filled[name].double().sum().item(), total, rel_tol=1e-4, abs_tol=1e-3), name
-        module.load_state_dict(filled, strict=True)
+        """Gives the module the weights of the recipe; every name and shape must fit."""
+        module.load_state_dict(self.weights(net), strict=True)
         return module.eval()
 
     def check(self, name, ours):
@@ -124,44 +95,6 @@ class Golden:
                 torch.testing.assert_close(value, expected, atol=info.get("mean_atol", info["atol"]), rtol=0)
 
 
-def doubles(values):
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def stored_part(text):
-    """ "[:, :24, ::16]" -> the slices it means"""
-    bounds = [
-        [int(number) if number else None for number in part.strip().split(":")]
-        for part in text.strip("[] ").split(",")
-    ]
-    return tuple(slice(*part) for part in bounds)
-
-
-def draw(seed_string, shape):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(seed_string.encode())))
-
-
-def fill(name, shape, recipe):
-    last = name.rsplit(".", 1)[-1]
-    if last == "num_batches_tracked":
-        return torch.zeros(shape, dtype=torch.int64)
-    x = draw(recipe["salt"] + name, shape)
-    if name in recipe["overrides"]:
-        offset, scale = recipe["overrides"][name]
-        return offset + scale * x
-    if last in ("running_mean", "bias", "beta"):
-        return 0.05 * x
-    if last == "running_var":
-        return 1 + 0.1 * x.abs()
-    if last == "gamma":
-        return 0.5 * x
-    if last in ("weight_u", "weight_v"):
-        return x / x.norm()
-    if len(shape) >= 2:
-        return x * (2 if last == "weight_orig" else recipe["gain"]) / math.sqrt(math.prod(shape[1:]))
-    return 1 + 0.1 * x if last == "weight" else 0.5 * x
-
-
 def hooks(golden, module, root=""):
     """Checks the output of every submodule that the case names, at the module's next calls."""
     for name in golden.meta["outputs"]:
@@ -176,7 +109,7 @@ def hooks(golden, module, root=""):
 @needs_golden
 @torch.no_grad()
 def test_the_networks_at_a_reduced_size_compute_what_the_original_computed():
-    golden = Golden("lp_small")
+    golden = LivePortraitCase("lp_small")
     sizes = golden.meta["config"]
     warping = {k: v for k, v in sizes["warping_module"].items() if k != "estimate_occlusion_map"}
     motion = {k: v for k, v in sizes["motion_extractor"].items() if k != "in_chans"}
@@ -197,7 +130,7 @@ def test_the_networks_at_a_reduced_size_compute_what_the_original_computed():
 @pytest.mark.slow
 @torch.no_grad()
 def test_the_appearance_feature_extractor_computes_what_the_original_computed():
-    golden = Golden("lp_appearance")
+    golden = LivePortraitCase("lp_appearance")
     net = golden.fill("net", AppearanceFeatureExtractor())
     hooks(golden, net)
     features = net(golden.image("image_u8"))
@@ -209,7 +142,7 @@ def test_the_appearance_feature_extractor_computes_what_the_original_computed():
 @pytest.mark.slow
 @torch.no_grad()
 def test_the_motion_extractor_computes_what_the_original_computed():
-    golden = Golden("lp_motion")
+    golden = LivePortraitCase("lp_motion")
     net = golden.fill("net", MotionExtractor())
     hooks(golden, net)
     raw = net(golden.image("image_u8"))
@@ -229,7 +162,7 @@ def test_the_motion_extractor_computes_what_the_original_computed():
 @pytest.mark.slow
 @torch.no_grad()
 def test_the_warping_network_computes_what_the_original_computed():
-    golden = Golden("lp_warping")
+    golden = LivePortraitCase("lp_warping")
     net = golden.fill("net", WarpingNetwork())
     hooks(golden, net)
     net.dense_motion_network.hourglass.register_forward_pre_hook(
@@ -245,7 +178,7 @@ def test_the_warping_network_computes_what_the_original_computed():
 @pytest.mark.slow
 @torch.no_grad()
 def test_the_generator_computes_what_the_original_computed():
-    golden = Golden("lp_generator")
+    golden = LivePortraitCase("lp_generator")
     net = golden.fill("net", SPADEDecoder())
     hooks(golden, net)
     image = net(golden.input("feature"))
@@ -258,7 +191,7 @@ def test_the_generator_computes_what_the_original_computed():
 @needs_golden
 @torch.no_grad()
 def test_stitching_computes_what_the_original_computed():
-    golden = Golden("lp_stitching")
+    golden = LivePortraitCase("lp_stitching")
     for name, sizes in golden.meta["config"].items():
         net = golden.fill(name, StitchingNetwork(**sizes))
         golden.check(f"net.{name}", net(golden.input(f"net.{name}")))
@@ -277,7 +210,7 @@ def test_stitching_computes_what_the_original_computed():
 def test_relative_motion_computes_what_the_original_computed():
     """The other outputs of the case belong to options that this package does not have: absolute motion, a picture as
     driver, parts of the face, retargeting of eyes and lips, normalised lips."""
-    golden = Golden("lp_keypoints")
+    golden = LivePortraitCase("lp_keypoints")
     source, kp = golden.motion("source")
     driving, driving_kp = golden.motion("driving")
     golden.check("x_s", keypoints(kp, source))
@@ -350,7 +283,7 @@ def test_yes_nods_no_shakes_and_only_smile_curls_the_lips():
 @pytest.mark.parametrize("count", EYES_AND_MOUTH)
 @pytest.mark.parametrize("face", [0, 1])
 def test_a_face_is_cut_out_as_the_original_does(count, face):
-    golden, case = Golden("lp_crop"), f"lmk{count}_{face}"
+    golden, case = LivePortraitCase("lp_crop"), f"lmk{count}_{face}"
     points = golden.input(case).double().numpy()
     square = face_square(points, LANDMARK_SCALE, LANDMARK_SHIFT)
     golden.check(f"{case}.center", square.center)
@@ -364,7 +297,7 @@ def test_a_face_is_cut_out_as_the_original_does(count, face):
 
 @needs_golden
 def test_pictures_are_cut_and_pasted_as_the_original_does():
-    golden = Golden("lp_crop")
+    golden = LivePortraitCase("lp_crop")
     frame = golden.input("image_u8").numpy()
     square = face_square(golden.input("lmk106_0").numpy(), LANDMARK_SCALE, LANDMARK_SHIFT)
     to_frame = np.linalg.inv(square.to_crop())
@@ -380,7 +313,7 @@ def test_pictures_are_cut_and_pasted_as_the_original_does():
 
 @needs_golden
 def test_a_driving_clip_is_cut_out_by_one_square_as_the_original_does():
-    golden = Golden("lp_crop")
+    golden = LivePortraitCase("lp_crop")
     squares = [face_square(points.numpy(), 2.2, -0.1) for points in golden.input("driving_lmk203")]
     boxes = [[*(s.center - s.size / 2), *(s.center + s.size / 2)] for s in squares]
     golden.check("driving_boxes", np.array(boxes))
@@ -464,8 +397,7 @@ def official(tmp_path):
 def test_the_names_and_shapes_are_those_of_the_official_files():
     model, listings = LivePortrait(), {"stitching": "lp_stitching"}
     for name in FILES:
-        path = GOLDEN / "state_dicts" / f"{listings.get(name, f'lp_{name}')}.json"
-        listing = json.loads(path.read_text(encoding="utf-8"))["tensors"]
+        listing = read_listing(f"state_dicts/{listings.get(name, f'lp_{name}')}.json")
         ours = {key: list(value.shape) for key, value in getattr(model, name).state_dict().items()}
         assert ours == {key: shape for key, shape, *_ in listing}, name
 
@@ -641,7 +573,7 @@ def test_half_precision_stays_close_to_single_precision(still):
 @pytest.mark.slow
 @torch.no_grad()
 def test_the_whole_path_computes_what_the_original_computed():
-    golden = Golden("lp_chain")
+    golden = LivePortraitCase("lp_chain")
     model = LivePortrait()
     for name in FILES:
         golden.fill(name, getattr(model, name))

@@ -3,13 +3,11 @@
 import json
 import os
 import sys
-import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -28,40 +26,17 @@ from pvchat.dataset_builder.engine import Rejected
 from pvchat.dataset_builder.protocols import Person, PortraitGenerator
 from pvchat.dataset_builder.scenes import draw_scene
 from pvchat.errors import MissingBackendError, PVChatError
+from tests.golden_faces import GOLDEN, Golden, draw, needs_golden, stored_part
 
-GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden_faces"
-needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the golden vectors are not at ../shared/golden_faces")
 needs_full = pytest.mark.skipif(not os.environ.get("PVCHAT_FULL"), reason="up to 5 GB; set PVCHAT_FULL=1")
 ENCODERS = {"v1": PhotoMakerIDEncoder, "v2": PhotoMakerIDEncoderV2}
 
 
-# -- golden cases: weights from their recipe, inputs, comparison ------------------------------------------------------
+# -- golden cases -----------------------------------------------------------------------------------------------------
 
 
-class Golden:
-    """One case: its description and tensors, the weights of its nets, and the comparison with its outputs."""
-
-    def __init__(self, name):
-        self.meta = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
-        self.tensors = load_file(GOLDEN / f"{name}.safetensors")
-
-    def input(self, name):
-        info = self.meta["inputs"][name]
-        if "generated" not in info:
-            return self.tensors[f"input.{name}"]
-        made = info["generated"]
-        tensor = made["offset"] + made["scale"] * draw(made["seed_string"], info["shape"])
-        torch.testing.assert_close(tensor.flatten()[:4], torch.tensor(info["first_values"]))
-        return tensor
-
-    def weights(self, net):
-        recipe = self.meta["weights"][net]
-        listing = json.loads((GOLDEN / recipe["state_dict"]).read_text(encoding="utf-8"))["tensors"]
-        filled = {}
-        for name, shape, _, _, first_values, _, _ in listing:
-            filled[name] = fill(name, shape, recipe)
-            torch.testing.assert_close(filled[name].flatten()[: len(first_values)], torch.tensor(first_values))
-        return filled
+class PhotoMakerCase(Golden):
+    """A case with the comparison with its outputs."""
 
     def check(self, name, ours):
         """Within the allowed error, on the stored part of the tensor and on its statistics."""
@@ -83,31 +58,6 @@ class Golden:
             )
             rms = full.square().mean(2).sqrt().float()
             torch.testing.assert_close(rms, self.tensors[f"output.{name}#rms"].float(), atol=info["atol"], rtol=0)
-
-
-def stored_part(text):
-    """ "[:, :24, ::16]" -> the slices it means"""
-    bounds = [
-        [int(number) if number else None for number in part.strip().split(":")]
-        for part in text.strip("[] ").split(",")
-    ]
-    return tuple(slice(*part) for part in bounds)
-
-
-def draw(seed_string, shape):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(seed_string.encode())))
-
-
-def fill(name, shape, recipe):
-    x, last = draw(recipe["salt"] + name, shape), name.rsplit(".", 1)[-1]
-    if name in recipe["overrides"]:
-        offset, scale = recipe["overrides"][name]
-        return offset + scale * x
-    if last == "bias":
-        return 0.05 * x
-    if len(shape) >= 2:
-        return x * recipe["gain"] / np.sqrt(np.prod(shape[1:]))
-    return 1 + 0.1 * x if last == "weight" else 0.5 * x
 
 
 def build(make, weights):
@@ -142,7 +92,7 @@ def small_encoder(version, case):
 
 @torch.no_grad()
 def check_encoder(version, name):
-    case = Golden(name)
+    case = PhotoMakerCase(name)
     encoder = small_encoder(version, case)
     hooks = [output.removeprefix("hook.") for output in case.meta["outputs"] if output.startswith("hook.")]
     seen = record(encoder, hooks)
@@ -194,7 +144,7 @@ def test_the_names_and_shapes_are_those_of_the_published_files(version):
 
 @needs_golden
 def test_the_fuse_module_and_the_perceiver_equal_the_original():
-    case = Golden("photomaker_parts")
+    case = PhotoMakerCase("photomaker_parts")
     sizes = case.meta["config"]["qformer"]
     fuse = build(lambda: FuseModule(case.meta["config"]["fuse_embed_dim"]), case.weights("fuse"))
     case.check("fused", fuse(case.input("prompt_embeds"), case.input("id_embeds"), case.input("mask")))
@@ -209,7 +159,7 @@ def test_the_fuse_module_and_the_perceiver_equal_the_original():
 
 @needs_golden
 def test_a_result_that_is_off_by_one_percent_is_noticed():
-    case = Golden("photomaker_parts")
+    case = PhotoMakerCase("photomaker_parts")
     fuse = build(lambda: FuseModule(case.meta["config"]["fuse_embed_dim"]), case.weights("fuse"))
     fused = fuse(case.input("prompt_embeds"), case.input("id_embeds"), case.input("mask"))
     with pytest.raises(AssertionError, match="fused"):
@@ -238,7 +188,7 @@ def test_the_trigger_word_is_handled_exactly_as_by_the_original():
 
 @needs_golden
 def test_the_pictures_are_prepared_as_by_the_original():
-    case = Golden("photomaker_preprocess")
+    case = PhotoMakerCase("photomaker_preprocess")
     for name in ("tall", "wide"):
         ours = prepare_pictures([case.input(name).numpy()])
         case.check(name, ours)
@@ -336,7 +286,7 @@ def load_text_weights(module, weights):
 @pytest.mark.slow
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_every_denoising_step_sees_the_embeddings_of_the_original(version):
-    case = Golden("photomaker_pipeline")
+    case = PhotoMakerCase("photomaker_pipeline")
     config = case.meta["config"]
     pipe = tiny_sdxl({net: case.weights(net) for net in ("text_encoder", "text_encoder_2", "unet")})
     encoder = small_encoder(version, case)
@@ -381,7 +331,7 @@ def test_every_denoising_step_sees_the_embeddings_of_the_original(version):
 
 @needs_golden
 def test_the_text_only_prompt_is_that_of_the_original():
-    config = Golden("photomaker_pipeline").meta["config"]
+    config = PhotoMakerCase("photomaker_pipeline").meta["config"]
     text = remove_trigger(config["prompt"])
     assert text == config["prompt_text_only"]
     for pad_id, ids in zip((63, 0), config["text_only_ids"], strict=True):

@@ -1,5 +1,6 @@
 """The diffusers backends run on tiny random weights of the real classes, repeat by seed, and say what is missing."""
 
+import importlib
 import os
 from types import SimpleNamespace
 
@@ -437,14 +438,14 @@ def use(backend, drivers):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_without_diffusers_the_error_has_the_pip_line(backend, drivers, monkeypatch):
-    present = common.importlib.import_module
+    present = importlib.import_module
 
     def absent(name):
         if name.startswith("diffusers"):
             raise ModuleNotFoundError(f"No module named {name!r}")
         return present(name)
 
-    monkeypatch.setattr(common.importlib, "import_module", absent)
+    monkeypatch.setattr(importlib, "import_module", absent)
     with pytest.raises(MissingBackendError) as caught:
         use(backend, drivers)
     message = str(caught.value)
@@ -455,7 +456,7 @@ def test_without_the_face_packages_consisid_names_the_first_missing_one(monkeypa
     def absent(name):
         raise ModuleNotFoundError(f"No module named {name!r}")
 
-    monkeypatch.setattr(common.importlib, "import_module", absent)
+    monkeypatch.setattr(importlib, "import_module", absent)
     with pytest.raises(MissingBackendError, match="needs the package cv2.*pip install"):
         consisid.ConsisIDFaces()
 

@@ -1,62 +1,25 @@
-"""What the diffusers backends share: packages and weights with clear errors, memory, pictures, seeds."""
+"""What the diffusers backends share: memory, pictures, seeds."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from ....errors import MissingBackendError, PVChatError
-from ...engine import hash_text
+from ....errors import PVChatError
 from ...protocols import Person
+from ..common import best_device
 
 OFFLOADS = ("none", "model", "group", "sequential")
-GENERATE = '"pvchat[generate]"'  # what pip installs for these backends
-
-
-def require(*names: str, backend: str, pip: str = GENERATE) -> Any:
-    """Imports the packages and returns the last one. Raises MissingBackendError with the pip line."""
-    for name in names:
-        try:
-            module = importlib.import_module(name)
-        except ImportError as error:
-            raise MissingBackendError(
-                f"The backend {backend} needs the package {name} ({error}): pip install {pip}"
-            ) from error
-    return module
-
-
-def from_hub(load: Callable[[], Any], *, backend: str, repo: str, licence: str) -> Any:
-    """`load()`, which reads the weights `repo` from the Hub or its cache. Raises MissingBackendError when they cannot
-    be had."""
-    try:
-        return load()
-    except OSError as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise MissingBackendError(
-            f"The backend {backend} needs the weights {repo} (licence: {licence}) from the Hub; connect once, or set "
-            f"HF_HOME to a cache that has them. They cannot be loaded here: {reason[:200]}"
-        ) from error
-
-
-def backend_id(name: str, version: int, revision: str, **settings: Any) -> str:
-    """ "name@version+revision.hash": the hash covers the settings, so that a clip made with others is not taken for
-    one of this backend."""
-    return f"{name}@{version}+{revision}.{hash_text(settings)[:8]}"
 
 
 def check_offload(offload: str, allowed: Sequence[str] = OFFLOADS) -> str:
     if offload not in allowed:
         raise PVChatError(f"offload must be one of {', '.join(allowed)}, got {offload!r}.")
     return offload
-
-
-def best_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def best_dtype() -> torch.dtype:

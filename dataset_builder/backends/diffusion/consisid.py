@@ -12,18 +12,8 @@ from PIL import Image
 from ...engine import Rejected
 from ...protocols import Generated, Person
 from ...scenes import prompt_and_truth
-from .common import (
-    GENERATE,
-    backend_id,
-    best_device,
-    best_dtype,
-    check_offload,
-    from_hub,
-    place,
-    require,
-    seeded,
-    to_uint8,
-)
+from ..common import GENERATE, backend_id, best_device, from_hub, require
+from .common import best_dtype, check_offload, place, seeded, to_uint8
 
 REPO = "BestWishYsh/ConsisID-preview"
 LICENCE = "Apache-2.0, CogVideoX licence for the transformer"
@@ -115,7 +105,8 @@ class ConsisIDScenes:
         if self._identity_encoder is None:
             self._identity_encoder = ConsisIDFaces(self.revision)
         if self._pipeline is None:
-            diffusers = require("cv2", "diffusers", backend="consisid")  # ConsisIDPipeline draws with OpenCV
+            # ConsisIDPipeline draws with OpenCV.
+            diffusers = require("cv2", "diffusers", backend="consisid", pip=GENERATE)
             pipe = from_hub(
                 lambda: diffusers.ConsisIDPipeline.from_pretrained(REPO, revision=self.revision, dtype=best_dtype()),
                 backend="consisid", repo=REPO, licence=LICENCE,

@@ -6,13 +6,58 @@ from typing import Any
 
 from ...protocols import Person
 from ...scenes import prompt_and_truth
-from .common import backend_id, best_dtype, best_picture, check_offload, from_hub, place, require, seeded, to_uint8
+from ..common import GENERATE, backend_id, from_hub, require
+from .common import best_dtype, best_picture, check_offload, place, seeded, to_uint8
 
 LICENCE = "Apache-2.0"
 INSTRUCTION = "Make a new photograph of the same person, with exactly the same face and hair. {prompt}"
 
 
-class QwenEditPortraits:
+class _EditedPortraits:
+    """A pipeline that edits one picture. name: of the backend; pipeline_class: its name in diffusers."""
+
+    licences = (LICENCE,)
+    name: str
+    pipeline_class: str
+
+    def __init__(self, repo: str, revision: str, steps: int, size: int, offload: str, pipeline: Any, settings: list):
+        self.repo, self.revision, self.steps, self.size = repo, revision, steps, size
+        self.offload = check_offload(offload)
+        self._pipeline = pipeline
+        self.id = backend_id(self.name, 1, revision, settings=settings)
+
+    def guide(self) -> dict[str, Any]:
+        """How far the pipeline follows the text, as arguments of its call."""
+        raise NotImplementedError
+
+    def generate(self, person: Person, prompt: str, seed: int) -> Person:
+        """prompt: any text; "" = drawn from the scene bank by the seed. -> one frame (1, size, size, 3), no matte."""
+        prompt, _ = prompt_and_truth(prompt, seed)
+        self._load()
+        made = self._pipeline(
+            image=[best_picture(person)],
+            prompt=INSTRUCTION.format(prompt=prompt),
+            num_inference_steps=self.steps,
+            height=self.size,
+            width=self.size,
+            generator=seeded(seed),
+            output_type="np",
+            **self.guide(),
+        )
+        return Person(to_uint8(made.images), person.fps)
+
+    def _load(self) -> None:
+        if self._pipeline is not None:
+            return
+        pipeline_class = getattr(require("diffusers", backend=self.name, pip=GENERATE), self.pipeline_class)
+        pipe = from_hub(
+            lambda: pipeline_class.from_pretrained(self.repo, revision=self.revision, dtype=best_dtype()),
+            backend=self.name, repo=self.repo, licence=LICENCE,
+        )  # fmt: skip
+        self._pipeline = place(pipe, self.offload)
+
+
+class QwenEditPortraits(_EditedPortraits):
     """Qwen-Image-Edit-2511: keeps faces best, and is large (20 B parameters; about 60 GB whole, less with offload:
     estimates).
 
@@ -23,7 +68,7 @@ class QwenEditPortraits:
     Everything is loaded at the first call. Raises MissingBackendError when packages or weights are absent.
     """
 
-    licences = ("Apache-2.0",)
+    name, pipeline_class = "qwen-edit", "QwenImageEditPlusPipeline"
 
     def __init__(
         self,
@@ -36,37 +81,20 @@ class QwenEditPortraits:
         offload: str = "model",
         pipeline: Any = None,
     ):
-        self.repo, self.revision, self.steps, self.guidance, self.size = repo, revision, steps, guidance, size
-        self.offload = check_offload(offload)
-        self._pipeline = pipeline
-        self.id = backend_id("qwen-edit", 1, revision, settings=[repo, steps, guidance, size])
+        super().__init__(repo, revision, steps, size, offload, pipeline, [repo, steps, guidance, size])
+        self.guidance = guidance
 
-    def generate(self, person: Person, prompt: str, seed: int) -> Person:
-        """prompt: any text; "" = drawn from the scene bank by the seed. -> one frame (1, size, size, 3), no matte."""
-        prompt, _ = prompt_and_truth(prompt, seed)
-        if self._pipeline is None:
-            self._pipeline = _load("QwenImageEditPlusPipeline", "qwen-edit", self.repo, self.revision, self.offload)
-        made = self._pipeline(
-            image=[best_picture(person)],
-            prompt=INSTRUCTION.format(prompt=prompt),
-            negative_prompt=" ",
-            true_cfg_scale=self.guidance,
-            num_inference_steps=self.steps,
-            height=self.size,
-            width=self.size,
-            generator=seeded(seed),
-            output_type="np",
-        )
-        return Person(to_uint8(made.images), person.fps)
+    def guide(self) -> dict[str, Any]:
+        return {"negative_prompt": " ", "true_cfg_scale": self.guidance}
 
 
-class KleinPortraits:
+class KleinPortraits(_EditedPortraits):
     """FLUX.2 klein 4B: four steps, 13 GB of GPU memory (model card). The 9B model is not for commercial use.
 
     The other arguments and errors are those of QwenEditPortraits; the model is distilled and has no guidance.
     """
 
-    licences = ("Apache-2.0",)
+    name, pipeline_class = "flux2-klein", "Flux2KleinPipeline"
 
     def __init__(
         self,
@@ -78,33 +106,7 @@ class KleinPortraits:
         offload: str = "model",
         pipeline: Any = None,
     ):
-        self.repo, self.revision, self.steps, self.size = repo, revision, steps, size
-        self.offload = check_offload(offload)
-        self._pipeline = pipeline
-        self.id = backend_id("flux2-klein", 1, revision, settings=[repo, steps, size])
+        super().__init__(repo, revision, steps, size, offload, pipeline, [repo, steps, size])
 
-    def generate(self, person: Person, prompt: str, seed: int) -> Person:
-        """prompt: any text; "" = drawn from the scene bank by the seed. -> one frame (1, size, size, 3), no matte."""
-        prompt, _ = prompt_and_truth(prompt, seed)
-        if self._pipeline is None:
-            self._pipeline = _load("Flux2KleinPipeline", "flux2-klein", self.repo, self.revision, self.offload)
-        made = self._pipeline(
-            image=[best_picture(person)],
-            prompt=INSTRUCTION.format(prompt=prompt),
-            guidance_scale=1.0,
-            num_inference_steps=self.steps,
-            height=self.size,
-            width=self.size,
-            generator=seeded(seed),
-            output_type="np",
-        )
-        return Person(to_uint8(made.images), person.fps)
-
-
-def _load(name: str, backend: str, repo: str, revision: str, offload: str) -> Any:
-    diffusers = require("diffusers", backend=backend)
-    pipe = from_hub(
-        lambda: getattr(diffusers, name).from_pretrained(repo, revision=revision, dtype=best_dtype()),
-        backend=backend, repo=repo, licence=LICENCE,
-    )  # fmt: skip
-    return place(pipe, offload)
+    def guide(self) -> dict[str, Any]:
+        return {"guidance_scale": 1.0}

@@ -13,17 +13,8 @@ from ...engine import hash_file
 from ...protocols import Generated, Person
 from ...scenes import driver_truth
 from ...video_io import read_video
-from .common import (
-    backend_id,
-    best_device,
-    best_dtype,
-    best_picture,
-    check_offload,
-    from_hub,
-    require,
-    seeded,
-    to_uint8,
-)
+from ..common import GENERATE, backend_id, best_device, from_hub, require
+from .common import best_dtype, best_picture, check_offload, seeded, to_uint8
 
 LICENCE = "Apache-2.0"
 FPS = 24.0  # of the model
@@ -104,7 +95,7 @@ class WanAnimator:
     def _load(self) -> None:
         if self._pipeline is not None:
             return
-        diffusers = require("diffusers", backend="wan-animate-2")
+        diffusers = require("diffusers", backend="wan-animate-2", pip=GENERATE)
 
         def load() -> Any:
             pipe = diffusers.ModularPipeline.from_pretrained(self.repo, revision=self.revision)

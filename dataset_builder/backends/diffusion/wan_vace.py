@@ -8,7 +8,8 @@ import torch
 
 from ...protocols import Generated, Person
 from ...scenes import prompt_and_truth
-from .common import backend_id, best_dtype, best_picture, check_offload, from_hub, place, require, seeded, to_uint8
+from ..common import GENERATE, backend_id, from_hub, require
+from .common import best_dtype, best_picture, check_offload, place, seeded, to_uint8
 
 LICENCE = "Apache-2.0"
 FPS = 16.0  # of the model
@@ -69,7 +70,7 @@ class WanVACEScenes:
     def _load(self) -> None:
         if self._pipeline is not None:
             return
-        diffusers = require("ftfy", "diffusers", backend="wan-vace")
+        diffusers = require("ftfy", "diffusers", backend="wan-vace", pip=GENERATE)
 
         def load() -> Any:
             vae = diffusers.AutoencoderKLWan.from_pretrained(

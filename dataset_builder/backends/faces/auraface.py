@@ -12,9 +12,9 @@ import numpy as np
 
 from ....errors import PVChatError
 from ...protocols import FaceDetector
+from ..common import FACES, file_version, hub_file, local_file, require
 from .align import ARCFACE
 from .embedder import AlignedEmbedder
-from .weights import file_version, hub_file, local_file, require
 
 REPO, FILE = "fal/AuraFace-v1", "glintr100.onnx"
 REVISION = "af6d057c9b0ec4071d4c49c80e3539258798b609"
@@ -35,7 +35,7 @@ class AuraFace(AlignedEmbedder):
 
     def __init__(self, detector: FaceDetector, weights: str | Path | None = None):
         super().__init__(detector)
-        runtime = require("onnxruntime", "auraface")
+        runtime = require("onnxruntime", backend="auraface", pip=FACES)
         if weights is None:
             path = hub_file(REPO, FILE, REVISION, backend="auraface", licence="Apache-2.0")
         else:

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from ....errors import PVChatError
 from ...protocols import Face, FaceDetector
+from ..common import file_version, hub_file, load_state, load_strictly, local_file
 from .align import WHOLE_FACE, crop_box
 from .embedder import AlignedEmbedder
-from .weights import file_version, hub_file, load_state, load_strictly, local_file
 
 REPO, FILE = "py-feat/facenet", "facenet_20180402_114759_vggface2.pth"
 REVISION = "c42f4c2771b043bb5c461093664d016ff4298224"

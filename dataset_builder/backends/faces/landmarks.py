@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ....errors import MissingBackendError, PVChatError
-from .weights import file_version, hub_file, local_file, require
+from ..common import FACES, file_version, hub_file, local_file, require
 
 FILE = "face_landmarker.task"
 SOURCE = "https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/" + FILE
@@ -22,7 +22,7 @@ class FaceLandmarks:
     licences = ("Apache-2.0",)
 
     def __init__(self, weights: str | Path | None = None):
-        require("mediapipe", "ear")
+        require("mediapipe", backend="ear", pip=FACES)
         from mediapipe import Image, ImageFormat
         from mediapipe.tasks.python import BaseOptions, vision
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ....errors import MissingBackendError
 from ...protocols import Face
-from .weights import file_version, load_state, load_strictly, local_file
+from ..common import file_version, load_state, load_strictly, local_file
 
 SCALE_STEP = 0.709  # about 1 / sqrt(2): every level of the pyramid has half the area of the one before
 THRESHOLDS = (0.6, 0.7, 0.7)  # of the face probability, per net

@@ -8,9 +8,9 @@ import numpy as np
 
 from ....errors import PVChatError
 from ...protocols import FaceDetector
+from ..common import FACES, file_version, hub_file, local_file, require
 from .align import ARCFACE
 from .embedder import AlignedEmbedder
-from .weights import file_version, hub_file, local_file, require
 
 REPO, FILE = "opencv/face_recognition_sface", "face_recognition_sface_2021dec.onnx"
 
@@ -31,7 +31,7 @@ class SFace(AlignedEmbedder):
 
     def __init__(self, detector: FaceDetector, weights: str | Path | None = None):
         super().__init__(detector)
-        cv2 = require("cv2", "sface")
+        cv2 = require("cv2", backend="sface", pip=FACES)
         path = local_file(weights, "sface") if weights else hub_file(REPO, FILE, backend="sface", licence="Apache-2.0")
         self.name = f"sface@1+{file_version(path)}"
         try:

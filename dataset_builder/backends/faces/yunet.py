@@ -8,7 +8,7 @@ import numpy as np
 
 from ....errors import PVChatError
 from ...protocols import Face
-from .weights import file_version, hub_file, local_file, require
+from ..common import FACES, file_version, hub_file, local_file, require
 
 REPO, FILE = "opencv/face_detection_yunet", "face_detection_yunet_2023mar.onnx"
 SIDE = 640  # pixels: the published file is fixed to squares of this size, and OpenCV 5 does not reshape it
@@ -24,7 +24,7 @@ class YuNet:
     licences = ("Apache-2.0", "MIT")
 
     def __init__(self, weights: str | Path | None = None, min_score: float = 0.9):
-        cv2 = require("cv2", "yunet")
+        cv2 = require("cv2", backend="yunet", pip=FACES)
         path = local_file(weights, "yunet") if weights else hub_file(REPO, FILE, backend="yunet", licence="MIT")
         self.id = f"yunet@1-{min_score}+{file_version(path)}"
         try:

@@ -20,7 +20,7 @@ import torch
 from ....errors import PVChatError
 from ...engine import Rejected, hash_file, write_atomically, write_json
 from ...protocols import FaceEmbedder, Match, Person
-from ..vlm.weights import load_weights, weights_id
+from ..common import load_weights, weights_id
 from .identity import choose_others
 from .source import Source, open_source
 

@@ -15,8 +15,7 @@ from ...protocols import Face, FaceDetector, Generated, Person
 from ...recipe import DRIVERS
 from ...scenes import driver_truth
 from ...video_io import read_video
-from ..diffusion.common import backend_id, best_device
-from ..faces.weights import file_version
+from ..common import backend_id, best_device, file_version
 from .crop import (
     FIVE_POINT_SCALE,
     FIVE_POINT_SHIFT,

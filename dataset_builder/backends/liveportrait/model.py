@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ....errors import PVChatError
-from ..faces.weights import hub_file, load_state
+from ..common import hub_file, load_state
 from .motion import Motion, apply_stitching, keypoints, refine, relative_keypoints
 from .networks import AppearanceFeatureExtractor, MotionExtractor, SPADEDecoder, StitchingNetwork, WarpingNetwork
 

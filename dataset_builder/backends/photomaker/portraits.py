@@ -14,17 +14,8 @@ from ....errors import PVChatError
 from ...engine import Rejected
 from ...protocols import Person
 from ...scenes import draw_scene, find_scene
-from ..diffusion.common import (
-    GENERATE,
-    backend_id,
-    best_dtype,
-    check_offload,
-    from_hub,
-    place,
-    require,
-    seeded,
-    to_uint8,
-)
+from ..common import GENERATE, backend_id, from_hub, require
+from ..diffusion.common import best_dtype, check_offload, place, seeded, to_uint8
 from .encoder import PhotoMakerIDEncoder, PhotoMakerIDEncoderV2
 from .pipeline import denoise, encode_prompt
 from .prompt import TRIGGER_WORD, prepare_pictures
@@ -116,8 +107,7 @@ class PhotoMakerPortraits:
 
         repo, file = WEIGHTS[self.version]
         if self._pipeline is None:
-            require("peft", backend="photomaker")
-            diffusers = require("diffusers", backend="photomaker")
+            diffusers = require("peft", "diffusers", backend="photomaker", pip=GENERATE)
             path = from_hub(
                 lambda: hf_hub_download(repo, file, revision=self.revision),
                 backend="photomaker", repo=repo, licence="Apache-2.0",

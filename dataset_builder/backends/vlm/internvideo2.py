@@ -19,7 +19,7 @@ import torch
 
 from ....errors import MissingBackendError, PVChatError
 from ....modeling_pvchat.video_processing_pvchat import PVChatVideoProcessor
-from .weights import first_line, load_weights, weights_id
+from ..common import first_line, load_weights, weights_id
 
 INTERNVIDEO2 = "OpenGVLab/InternVideo2_chat_8B_HD"
 LICENCES = ("MIT", "Apache-2.0")  # InternVideo2-Chat; Mistral-7B-Instruct inside it

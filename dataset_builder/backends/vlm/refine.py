@@ -26,7 +26,7 @@ import torch
 from ....errors import PVChatError
 from ...records import QA, SubjectSpec
 from ...refine import NOUNS, RuleRefiner
-from .weights import load_weights, weights_id
+from ..common import load_weights, weights_id
 
 PLACEHOLDER = "<person>"
 SYSTEM = "You edit short answers about a video. Reply with the edited answer and nothing else."

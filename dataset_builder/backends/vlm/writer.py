@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from ...video_io import read_video
-from .weights import load_weights, weights_id
+from ..common import load_weights, weights_id
 
 QWEN = "Qwen/Qwen3-VL-8B-Instruct"
 FRAMES = 16  # of a clip that the model sees, evenly spaced

@@ -1,0 +1,161 @@
+"""What the backends share: packages and weights with clear errors, ids for cache keys, the device."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import MissingBackendError, PVChatError
+from ..engine import hash_file, hash_text
+
+if TYPE_CHECKING:
+    import torch
+
+FACES = '"pvchat[faces]"'  # what pip installs for these backends
+GENERATE = '"pvchat[generate]"'
+WEIGHTS = (".safetensors", ".bin", ".pt")
+
+
+# Packages
+
+
+def require(*names: str, backend: str, pip: str) -> Any:
+    """Imports the packages and returns the last one. Raises MissingBackendError with the pip line."""
+    for name in names:
+        try:
+            module = importlib.import_module(name)
+        except ImportError as error:
+            raise MissingBackendError(
+                f"The backend {backend} needs the package {name} ({error}): pip install {pip}"
+            ) from error
+    return module
+
+
+# Weights
+
+
+def from_hub(load: Callable[[], Any], *, backend: str, repo: str, licence: str) -> Any:
+    """`load()`, which reads the weights `repo` from the Hub or its cache. Raises MissingBackendError when they cannot
+    be had."""
+    try:
+        return load()
+    except OSError as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise MissingBackendError(
+            f"The backend {backend} needs the weights {repo} (licence: {licence}) from the Hub; connect once, or set "
+            f"HF_HOME to a cache that has them. They cannot be loaded here: {reason[:200]}"
+        ) from error
+
+
+def hub_file(repo: str, filename: str, revision: str | None = None, *, backend: str, licence: str) -> Path:
+    """The file from the Hub or its cache. Raises MissingBackendError when it cannot be had."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repo, filename, revision=revision))
+    except OSError as error:  # every error of the Hub's client is one
+        reason = str(error).strip().splitlines()
+        raise MissingBackendError(
+            f"The backend {backend} needs {filename} of {repo} (licence: {licence}) from the Hub, which cannot be had "
+            f"({reason[0] if reason else type(error).__name__}); connect to the Hub once, or pass the file's path."
+        ) from error
+
+
+def local_file(path: str | Path, backend: str) -> Path:
+    """Raises PVChatError when `path` is not a file."""
+    path = Path(path)
+    if not path.is_file():
+        raise PVChatError(f"{path} is not a file; pass the weights of the backend {backend}.")
+    return path
+
+
+def load_state(path: Path, backend: str) -> dict[str, Any]:
+    """A state dict from a .safetensors or a .pt/.pth file; pickled code is never run.
+
+    Raises PVChatError when the file is something else.
+    """
+    import pickle
+
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise PVChatError(f"{path} cannot be read as weights; pass the weights of the backend {backend}.") from error
+
+
+def load_strictly(net: Any, state: dict[str, Any], path: Path, backend: str) -> None:
+    """Gives `net`, which may be on the meta device, the tensors of `state`.
+
+    Raises PVChatError when a name or a shape differs.
+    """
+    try:
+        net.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        raise PVChatError(
+            f"{path} holds the weights of another network; pass the weights of the backend {backend}."
+        ) from error
+
+
+def load_weights(load: Callable[..., Any], name: str | Path, licence: str, **options: Any) -> Any:
+    """`load(name, **options)`; load is a `from_pretrained`.
+
+    Raises MissingBackendError: the model is not there, the Hub cannot be reached or refuses, or a package is missing.
+    """
+    try:
+        return load(str(name), **options)
+    except ImportError as error:
+        raise MissingBackendError(
+            f"{name} needs a package that is missing or too new ({first_line(error)}); pip install {GENERATE}."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise MissingBackendError(
+            f"{name} (licence: {licence}) cannot be loaded ({first_line(error)}); pass a folder with the model, or "
+            f"let this computer reach the Hub (a gated model needs `hf auth login`)."
+        ) from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, at most 160 characters."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:160]
+
+
+# Ids
+
+
+def backend_id(name: str, version: int, revision: str, **settings: Any) -> str:
+    """ "name@version+revision.hash": the hash covers the settings, so that a clip made with others is not taken for
+    one of this backend."""
+    return f"{name}@{version}+{revision}.{hash_text(settings)[:8]}"
+
+
+def file_version(*paths: Path) -> str:
+    """12 hex digits that tell these weights from others."""
+    return hashlib.sha256(b"".join(bytes.fromhex(hash_file(path)) for path in paths)).hexdigest()[:12]
+
+
+def weights_id(name: str | Path, model: Any) -> str:
+    """The model's name with the revision of its weights: the commit on the Hub, or the hash of a local folder."""
+    folder = Path(name)
+    if not folder.is_dir():
+        return f"{name}@{(getattr(model.config, '_commit_hash', None) or 'unknown')[:12]}"
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.suffix in WEIGHTS or p.name == "config.json"):
+        digest.update(path.name.encode() + bytes.fromhex(hash_file(path)))
+    return f"{folder.name}@{digest.hexdigest()[:12]}"
+
+
+# Device
+
+
+def best_device() -> torch.device:
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -14,10 +14,10 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from .. import __version__
 from ..errors import PVChatError
 from .assemble import (
     BUILD_FOLDER,
@@ -466,7 +466,7 @@ def _assemble(build: Build, rows: Sequence[VideoRow], out: Path, build_key: str)
     for spec in build.subjects:
         described = [qa for row in rows if row.subject == spec.name for qa in row.qa if qa.source != "template"]
         about[spec.name] = {
-            "created_by": f"pvchat {_version()}",
+            "created_by": f"pvchat {__version__}",
             "noun": spec.noun,
             "consent_id": consent_id(spec.consent),
             "fictional": spec.consent.fictional,
@@ -480,10 +480,3 @@ def _assemble(build: Build, rows: Sequence[VideoRow], out: Path, build_key: str)
     if len(records) == 1:  # of several records none stands for the whole
         write_json(out / CONSENT_FILE, next(iter(records.values())).to_json())
     return assemble(build, rows, out, about, extra)
-
-
-def _version() -> str:
-    try:
-        return version("pvchat")
-    except PackageNotFoundError:
-        return "unknown"

@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ class Task:
     inputs: tuple[str, ...] = ()
     seed: int = 0
 
-    @property
+    @cached_property
     def key(self) -> str:
         stage = self.stage
         return hash_text(stage.name, stage.version, stage.backend, self.params, list(self.inputs), self.seed)

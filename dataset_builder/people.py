@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -94,15 +95,21 @@ class Footage:
         return np.load(self.embedding.path)
 
 
-def read_picture(path: Path, max_side: int) -> tuple[np.ndarray, float]:
-    """A picture as a clip that does not move: frames (PICTURE_FRAMES, H, W, 3) and frames per second."""
+def open_picture(file: Path | BinaryIO, name: Any):
+    """The picture in a file, upright and in RGB, as a PIL image. Raises PVChatError, naming `name`, when there is
+    none."""
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file).convert("RGB")
+        with Image.open(file) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise PVChatError(f"The picture {path} cannot be read; use a png or jpeg file.") from error
+        raise PVChatError(f"The picture {name} cannot be read; use a png or jpeg file.") from error
+
+
+def read_picture(path: Path, max_side: int) -> tuple[np.ndarray, float]:
+    """A picture as a clip that does not move: frames (PICTURE_FRAMES, H, W, 3) and frames per second."""
+    image = open_picture(path, path)
     scale = min(1.0, max_side / max(image.size))
     size = tuple(max(2, round(side * scale / 2) * 2) for side in image.size)
     return np.repeat(np.asarray(image.resize(size))[None], PICTURE_FRAMES, 0), PICTURE_FPS

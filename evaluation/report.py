@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import MissingBackendError, PVChatError
-from ..files import write_text
+from ..files import write_bytes, write_text
 from ..modeling_pvchat.video_processing_pvchat import frame_indices, read_video
 from .presence import ABSENT, PRESENT, parse_presence
 from .scoring import Line, read_lines
@@ -75,7 +74,7 @@ def write_report(out: str | Path, dataset, run: str | Path | None = None) -> Pat
         for name, draw in drawings.items():
             buffer = io.BytesIO()
             draw().savefig(buffer, format="png")
-            _write_bytes(out / f"{name}.png", buffer.getvalue())
+            write_bytes(out / f"{name}.png", buffer.getvalue())
             pictures[name] = _uri(buffer.getvalue(), "png")
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
@@ -193,12 +192,6 @@ def strip_of(path: Path, frames: int = FILM_FRAMES, height: int = FRAME_HEIGHT) 
 
 def _uri(data: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -355,6 +355,13 @@ def optimizer_for(groups: list[tuple[nn.Module, float]], weight_decay: float) ->
     return torch.optim.AdamW(parameters, betas=(0.9, 0.98), eps=1e-8)
 
 
+def behind_the_encoder(model: PVChatForConditionalGeneration) -> nn.ModuleList:
+    """All modules that read what the video encoder says."""
+    inner = model.model
+    queries = [inner.query_tokens, inner.extra_query_tokens, inner.subject_tokens]
+    return nn.ModuleList([*queries, inner.qformer, inner.multi_modal_projector, inner.language_model, model.lm_head])
+
+
 def average_gradients(parameters: list[nn.Parameter]) -> None:
     """Mean over processes, in one message."""
     gradients = [p.grad for p in parameters if p.grad is not None]
@@ -465,20 +472,7 @@ class Pretraining:
                 [
                     (model.vision_tower, 0.4 * rate),
                     (model.vision_layernorm, 0.4 * rate),
-                    (
-                        nn.ModuleList(
-                            [
-                                model.query_tokens,
-                                model.extra_query_tokens,
-                                model.subject_tokens,
-                                model.qformer,
-                                model.multi_modal_projector,
-                                model.language_model,
-                                self.model.lm_head,
-                            ]
-                        ),
-                        rate,
-                    ),
+                    (behind_the_encoder(self.model), rate),
                     (self.token_heads, rate),
                 ],
                 weight_decay=0.02,

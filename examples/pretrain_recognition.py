@@ -28,6 +28,7 @@ from pretrain_cartoon import (
     NUM_FRAMES,
     attribute_targets,
     average_gradients,
+    behind_the_encoder,
     block_mask,
     draw_person,
     learning_rate,
@@ -223,17 +224,8 @@ class Recognition:
     def run(self) -> None:
         families = Families(self.full, self.processor, self.args.seed, self.rank, self.args.families)
         held_out = Families(self.full, self.processor, 7, 0, 96, held_out=True) if self.rank == 0 else None
-        model, rate = self.model, self.args.learning_rate
-        trained = [
-            model.query_tokens,
-            model.extra_query_tokens,
-            model.subject_tokens,
-            model.qformer,
-            model.multi_modal_projector,
-            model.language_model,
-            self.full.lm_head,
-        ]
-        optimizer = optimizer_for([(nn.ModuleList(trained), rate), (self.heads, 3 * rate)], weight_decay=0.02)
+        rate = self.args.learning_rate
+        optimizer = optimizer_for([(behind_the_encoder(self.full), rate), (self.heads, 3 * rate)], weight_decay=0.02)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         started = time.monotonic()
         for step in tqdm(range(self.args.steps), desc="recognition", mininterval=10, disable=self.rank > 0):

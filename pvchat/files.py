@@ -8,12 +8,21 @@ from pathlib import Path
 from typing import Any
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes under a temporary name in the same folder (made if needed), then renames."""
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes under a temporary name in the same folder (made if needed), then renames.
+
+    The name is always the same, so what a kill leaves behind is taken by the next call: for files that one process
+    writes. The builder's store, which several may share, has `engine.write_atomically`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_bytes(data)
     os.replace(temporary, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """The text as UTF-8; see `write_bytes`."""
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -96,8 +96,6 @@ def train_subject(
         raise PVChatError("Pass the processor along with a loaded model, or the folder of both.")
     key = hash_of({"base": base_hash(base), "dataset": dataset.manifest["dataset_hash"], "adapter": asdict(shape)})
     model = build_subject_model(base, shape, seed)
-    if shape.subject_init == "reference":
-        start_from_clips(model, processor, [v.path for v in dataset.split("train") if v.origin == "original"])
     controller = None
     done = []
     for name in STAGES:
@@ -120,6 +118,8 @@ def train_subject(
                 f"it; train both stages, or pass another output folder."
             )
         else:
+            if shape.subject_init == "reference" and not done:
+                start_from_clips(model, processor, [v.path for v in dataset.split("train") if v.origin == "original"])
             run_stage(
                 trainer_class, args, model, processor, dataset, out, shape, key, controller, [*done, name], progress
             )

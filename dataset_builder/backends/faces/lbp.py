@@ -5,6 +5,8 @@ Frontal faces only, no points.
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 from ...protocols import Face
@@ -28,10 +30,7 @@ class LbpDetector:
     licences = ("BSD-3-Clause",)
 
     def __init__(self):
-        from skimage.data import lbp_frontal_face_cascade_filename
-        from skimage.feature import Cascade
-
-        self._cascade = Cascade(lbp_frontal_face_cascade_filename())
+        self._cascade = frontal_face_cascade()
 
     def detect(self, frames: np.ndarray) -> list[list[Face]]:
         """frames (T, H, W, 3) uint8 -> for every frame its faces. score: share of the neighbouring frames that agree;
@@ -53,6 +52,15 @@ class LbpDetector:
         x, y = width / size[0], height / size[1]
         corners = [(f["c"] * x, f["r"] * y, (f["c"] + f["width"]) * x, (f["r"] + f["height"]) * y) for f in found]
         return [tuple(map(float, box)) for box in corners]
+
+
+@cache
+def frontal_face_cascade():
+    """The cascade that ships with scikit-image."""
+    from skimage.data import lbp_frontal_face_cascade_filename
+    from skimage.feature import Cascade
+
+    return Cascade(lbp_frontal_face_cascade_filename())
 
 
 def vote(boxes: list[list[tuple[float, float, float, float]]]) -> list[list[Face]]:

@@ -21,6 +21,7 @@ import numpy as np
 
 from ....errors import MissingBackendError, PVChatError
 from ...engine import hash_file, write_atomically
+from ...people import open_picture
 from ...video_io import read_video
 from ..light.gallery import IMAGES, VIDEOS, list_gallery
 
@@ -57,7 +58,7 @@ class FileSource:
         if path.suffix.lower() in VIDEOS:
             frames, _ = read_video(path, max_frames=3)
             return frames[len(frames) // 2]
-        return _picture(path, path)
+        return np.asarray(open_picture(path, path))
 
 
 class DatasetSource:
@@ -120,7 +121,7 @@ class DatasetSource:
         """See FileSource."""
         if self.is_video:
             return FileSource([self.path(index)]).still(0)
-        return _picture(io.BytesIO(self._bytes(index)), f"row {index} of the gallery data set")
+        return np.asarray(open_picture(io.BytesIO(self._bytes(index)), f"row {index} of the gallery data set"))
 
 
 Source = FileSource | DatasetSource
@@ -200,16 +201,6 @@ def _img2dataset(table: Path, row: dict[str, Any]) -> Path | None:
         return None
     found = (table.parent / table.stem / f"{row['key']}{suffix}" for suffix in IMAGES)
     return next((path for path in found if path.is_file()), None)
-
-
-def _picture(file: Path | io.BytesIO, name: Any) -> np.ndarray:
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(file) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise PVChatError(f"The picture {name} cannot be read; use a png or jpeg file.") from error
 
 
 def _datasets():

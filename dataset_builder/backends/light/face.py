@@ -6,9 +6,9 @@ Shapes: T frames, h x w working size.
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
+
+from ..faces.lbp import frontal_face_cascade
 
 LOOKED_AT = 5  # frames, evenly spaced; the middle one and most of the others must show the face
 SMALLEST = 24  # pixels: the size of the cascade's window
@@ -42,7 +42,7 @@ def _detect(frame: np.ndarray) -> list[np.ndarray]:
     side = min(frame.shape[:2])
     if side < SMALLEST:
         return []
-    found = _cascade().detect_multi_scale(
+    found = frontal_face_cascade().detect_multi_scale(
         frame,
         scale_factor=1.2,
         step_ratio=1,
@@ -55,14 +55,6 @@ def _detect(frame: np.ndarray) -> list[np.ndarray]:
 
 def _largest(boxes: list[np.ndarray]) -> np.ndarray | None:
     return max(boxes, key=lambda box: tuple(box[::-1]), default=None)
-
-
-@cache
-def _cascade():
-    from skimage.data import lbp_frontal_face_cascade_filename
-    from skimage.feature import Cascade
-
-    return Cascade(lbp_frontal_face_cascade_filename())
 
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> float:

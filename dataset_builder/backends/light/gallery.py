@@ -10,10 +10,10 @@ import numpy as np
 
 from ....errors import PVChatError
 from ...engine import Rejected, hash_file
+from ...people import IMAGES
 from ...protocols import FaceEmbedder, Match
 
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 class FolderGallery:

@@ -8,8 +8,11 @@ identities is in one. What the Q-Former says about one clip (`PVChatModel.propos
 subject tokens while it watches another clip, and the language model is asked whether `<sks>` is there: the same
 person, a look-alike, or somebody else. The model learns to compare, and remembers nobody: subject tokens are an input.
 
-The video encoder stays as it is, so every clip is encoded once. One classifier per feature on the subject tokens'
-outputs ("is this the same here?") gives the comparison a gradient long before the answer does; they are thrown away.
+Only the last blocks of the video encoder are trained, so every clip goes through the others once. One classifier per
+feature on the subject tokens' outputs ("is this the same here?") gives the comparison a gradient long before the
+answer does; others, on the encoder's states and on the proposed tokens, keep every feature readable there. All of them
+are thrown away. Now and then a head that a subject's routers will be able to close is left out, so that closing some
+later costs little. What `<sks>` wears and does, and where, is asked too, and refused where somebody else is shown.
 General questions go on, with the subject tokens of the base, so that nothing is forgotten.
 """
 
@@ -17,6 +20,8 @@ import argparse
 import json
 import os
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +31,8 @@ import torch.multiprocessing as mp
 from pretrain_cartoon import (
     IMAGE_SIZE,
     NUM_FRAMES,
+    AttributeHeads,
+    attribute_loss,
     attribute_targets,
     average_gradients,
     behind_the_encoder,
@@ -44,23 +51,28 @@ from tqdm.auto import tqdm
 
 from pvchat.dataset_builder.cartoon import ATTRIBUTE_VALUES, Identity, Scene, general_questions, render_clip
 from pvchat.dataset_builder.cartoon.cast import IDENTITY_FEATURES
+from pvchat.dataset_builder.cartoon.truth import activity, clothing, location
 from pvchat.dataset_builder.questions import load_bank
 from pvchat.modeling_pvchat.modeling_pvchat import PVChatForConditionalGeneration
 from pvchat.modeling_pvchat.processing_pvchat import SUBJECT_TOKEN, PVChatProcessor
 
 FAMILY = 4  # clips: a person twice, two look-alikes once each
 FEATURES = len(IDENTITY_FEATURES)
+HARD_SHARE = 0.7  # of the strangers, who are look-alikes once the ramp is over
+HEAD_DROPOUT = 0.3  # of a head that can be routed
 FIRST_TOKEN_WEIGHT = 5.0
-EXISTENCE_QUESTIONS, GENERAL_QUESTIONS, GENERAL_CLIPS = 3, 5, 8
+EXISTENCE_QUESTIONS, GENERAL_QUESTIONS, GENERAL_CLIPS = 2, 5, 6
 QUIET_SHARE = 0.3  # of the steps, in which only the classifiers ask who it is
-RAMP_SHARE = 0.4  # of the steps, until half of the strangers are look-alikes
+RAMP_SHARE = 0.4  # of the steps, until HARD_SHARE is reached
 
 
 class Families:
-    """Encoded clips of families: `features` (F, 4, S, D_v) bfloat16 after the encoder's norm, `targets` (F, 4, A)."""
+    """Clips of families: `states` (F, 4, S, D_v) bfloat16 after the encoder's first blocks, `targets` (F, 4, A)."""
 
-    def __init__(self, model, processor, seed: int, rank: int, count: int, held_out: bool = False):
-        features, targets = [], []
+    def __init__(
+        self, model, processor, seed: int, rank: int, count: int, num_vision_layers: int, held_out: bool = False
+    ):
+        states, targets = [], []
         for number in tqdm(range(count), desc="families", mininterval=10, disable=rank > 0):
             rng = np.random.default_rng([seed, 3, number, rank, held_out])
             person = draw_person(rng, held_out)
@@ -76,13 +88,12 @@ class Families:
                 targets.append(attribute_targets(identity, scene, known_place))
             pixels = normalize(torch.from_numpy(np.stack(clips)), processor)
             with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-                states = model.model.encode_video(pixels)[:, 0]
-                features.append(model.model.vision_layernorm(states).bfloat16())
-        self.features = torch.stack(features)
+                states.append(model.model.encode_video(pixels, num_vision_layers)[:, 0].bfloat16())
+        self.states = torch.stack(states)
         self.targets = torch.tensor(targets).unflatten(0, (count, FAMILY))
 
     def __len__(self) -> int:
-        return len(self.features)
+        return len(self.states)
 
 
 def draw_pairs(families: int, rng: np.random.Generator, hard_share: float) -> list[tuple[int, int, int]]:
@@ -98,6 +109,14 @@ def draw_pairs(families: int, rng: np.random.Generator, hard_share: float) -> li
             else:
                 pairs.append((other + int(rng.integers(FAMILY)), first + int(rng.integers(2)), 0))
     return pairs
+
+
+def truth_of(values: list[int]) -> tuple[Identity, Scene, bool]:
+    """Classes of `attribute_targets` -> who and what they stand for, and whether the place is known."""
+    truth = {name: options[max(v, 0)] for (name, options), v in zip(ATTRIBUTE_VALUES.items(), values, strict=True)}
+    scene = Scene(**{name: value for name, value in truth.items() if name not in IDENTITY_FEATURES})
+    known_place = values[list(ATTRIBUTE_VALUES).index("place")] != -100
+    return Identity(**{name: truth[name] for name in IDENTITY_FEATURES}), scene, known_place
 
 
 class SameHeads(nn.Module):
@@ -127,7 +146,13 @@ class Recognition:
         self.full.set_attn_implementation("eager")
         self.processor = PVChatProcessor.from_pretrained(args.base)
         self.model = self.full.model
-        self.heads = SameHeads(self.model.config.qformer_config.hidden_size)
+        dim = self.model.config.qformer_config.hidden_size
+        self.heads = SameHeads(dim)
+        self.encoder_heads = AttributeHeads(self.model.config.vision_config.hidden_size)
+        self.subject_heads = AttributeHeads(dim)
+        self.frozen_blocks = len(self.model.vision_tower.layers) - args.encoder_blocks
+        self.leave_heads_out()
+        torch.manual_seed(1000 * args.seed + rank)
         self.bank, self.prefix = load_bank(), self.processor.encode_prefix()
         self.yes, self.no = (self.first_token(text) for text in ("Yes, it is.", "No, it is not."))
         self.history: list[dict] = []
@@ -136,34 +161,60 @@ class Recognition:
         ids, start = self.processor.encode_qa("?", answer, SUBJECT_TOKEN)
         return ids[start]
 
+    def leave_heads_out(self) -> None:
+        """While the Q-Former trains, a routable head is missing from an attention's output, clip by clip."""
+        config = self.model.config.qformer_config
+        shared, routed = config.num_shared_heads, config.num_routed_heads
+
+        def drop(module: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor] | None:
+            if not module.training:
+                return None
+            output = inputs[0].unflatten(-1, (shared + routed, -1))  # (B, T, N, d)
+            keep = output.new_ones(len(output), 1, shared + routed, 1)
+            keep[:, :, shared:].bernoulli_(1 - HEAD_DROPOUT)
+            return ((output * keep).flatten(-2),)
+
+        for layer in self.model.qformer.encoder.layer[config.routing_start_layer :]:
+            for attention in (layer.attention, layer.crossattention):
+                if attention is not None:
+                    attention.output.dense.register_forward_pre_hook(drop)
+
+    def encode(self, states: torch.Tensor) -> torch.Tensor:
+        """(B, S, D_v) after the frozen blocks -> the same after all blocks and the norm."""
+        return self.model.vision_layernorm(self.model.vision_tower.run_layers(states, start=self.frozen_blocks))
+
     def queries(self, subject_tokens: torch.Tensor) -> torch.Tensor:
         general = torch.cat([self.model.query_tokens.weight, self.model.extra_query_tokens.weight])
         return torch.cat([general.expand(len(subject_tokens), -1, -1), subject_tokens], dim=1)
 
-    def watch(self, encoded: torch.Tensor, pairs: list) -> tuple[torch.Tensor, torch.Tensor]:
-        """Q-Former outputs (clips, Q, D) with the base's subject tokens, and (pairs, Q, D) with proposed ones."""
+    def watch(self, encoded: torch.Tensor, pairs: list) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Q-Former outputs (clips, Q, D) with the base's subject tokens, the tokens proposed from them
+        (clips, subject tokens, D), and the outputs (pairs, Q, D) with these."""
         base = self.model.subject_tokens.weight.expand(len(encoded), -1, -1)
         alone = self.model.qformer(self.queries(base), encoded).last_hidden_state
         proposed = self.model.pool_to_subject_tokens(alone)
         shown, subject = (torch.tensor([pair[i] for pair in pairs]) for i in (0, 1))
-        return alone, self.model.qformer(self.queries(proposed[subject]), encoded[shown]).last_hidden_state
+        together = self.model.qformer(self.queries(proposed[subject]), encoded[shown]).last_hidden_state
+        return alone, proposed, together
 
-    def existence_rows(self, pairs: list, rng: np.random.Generator) -> dict:
+    def named_rows(self, pairs: list, targets: torch.Tensor, rng: np.random.Generator, described: int) -> dict:
+        """Questions about `<sks>`: is it there, then `described` of what it wears, does, and where it is."""
         rows = []
-        for *_, same in pairs:
+        for shown, _, same in pairs:
+            _, scene, known_place = truth_of(targets[shown].tolist())
             items = self.bank.existence(SUBJECT_TOKEN, bool(same), EXISTENCE_QUESTIONS, int(rng.integers(2**31)))
+            sentences = {"appearance": clothing(scene), "action": activity(scene), "location": location(scene)}
+            for category in rng.permutation([c for c in sentences if known_place or c != "location"])[:described]:
+                item = self.bank.refuse(SUBJECT_TOKEN, str(category), 1, int(rng.integers(2**31)))[0]
+                true_answer = sentences[category].replace("The person", SUBJECT_TOKEN)
+                items.append(replace(item, answer=true_answer) if same else item)
             rows.append([self.processor.encode_qa(item.question, item.answer, SUBJECT_TOKEN) for item in items])
         return pack(self.prefix, rows)
 
     def general_rows(self, targets: torch.Tensor, rng: np.random.Generator) -> dict:
         rows = []
         for values in targets.tolist():
-            known_place = values[list(ATTRIBUTE_VALUES).index("place")] != -100
-            truth = {
-                name: options[max(v, 0)] for (name, options), v in zip(ATTRIBUTE_VALUES.items(), values, strict=True)
-            }
-            identity = Identity(**{name: truth[name] for name in IDENTITY_FEATURES})
-            scene = Scene(**{name: value for name, value in truth.items() if name not in IDENTITY_FEATURES})
+            identity, scene, known_place = truth_of(values)
             items = [
                 item
                 for item in general_questions(identity, scene, rng, 4 * GENERAL_QUESTIONS)
@@ -202,30 +253,39 @@ class Recognition:
         rng = np.random.default_rng([self.args.seed, 4, step, self.rank])
         share = 1.0 if self.args.more else step / self.args.steps
         chosen = rng.choice(len(families), self.args.batch, replace=False)
-        encoded = families.features[chosen].flatten(0, 1).float()
+        encoded = self.encode(families.states[chosen].flatten(0, 1).float())
         targets = families.targets[chosen].flatten(0, 1)
-        pairs = draw_pairs(self.args.batch, rng, 0.6 * min(1.0, share / RAMP_SHARE))
-        alone, together = self.watch(encoded, pairs)
+        pairs = draw_pairs(self.args.batch, rng, HARD_SHARE * min(1.0, share / RAMP_SHARE))
+        alone, proposed, together = self.watch(encoded, pairs)
         logits = self.heads(together[:, -self.model.config.num_subject_tokens :].float())
         same = torch.stack([targets[x, :FEATURES] == targets[s, :FEATURES] for x, s, _ in pairs]).float()
         whole = torch.tensor([float(label) for *_, label in pairs])
         parts = {
             "features": F.binary_cross_entropy_with_logits(logits[:, :FEATURES], same),
             "person": F.binary_cross_entropy_with_logits(logits[:, FEATURES], whole),
+            "encoder": attribute_loss(self.encoder_heads(encoded), targets, list(ATTRIBUTE_VALUES)),
+            "proposed": attribute_loss(self.subject_heads(proposed), targets, list(IDENTITY_FEATURES)),
         }
         some = rng.choice(len(encoded), GENERAL_CLIPS, replace=False)
         parts["general"] = self.answers(alone[some], self.general_rows(targets[some], rng))[0]
         if share >= QUIET_SHARE:
-            parts["existence"], first, wanted = self.answers(together, self.existence_rows(pairs, rng))
+            parts["named"], first, wanted = self.answers(together, self.named_rows(pairs, targets, rng, 1))
             parts["decision"] = F.cross_entropy(first, wanted).detach()
-        loss = 2 * parts["features"] + parts["person"] + parts["general"] + parts.get("existence", 0.0)
+        helpers = 2 * parts["features"] + parts["person"] + parts["encoder"] + parts["proposed"]
+        loss = helpers + parts["general"] + parts.get("named", 0.0)
         return loss, {name: value.item() for name, value in parts.items()}
 
     def run(self) -> None:
-        families = Families(self.full, self.processor, self.args.seed, self.rank, self.args.families)
-        held_out = Families(self.full, self.processor, 7, 0, 96, held_out=True) if self.rank == 0 else None
+        render = partial(Families, self.full, self.processor, num_vision_layers=self.frozen_blocks)
+        families = render(seed=self.args.seed, rank=self.rank, count=self.args.families)
+        held_out = render(seed=7, rank=0, count=96, held_out=True) if self.rank == 0 else None
         rate = self.args.learning_rate
-        optimizer = optimizer_for([(behind_the_encoder(self.full), rate), (self.heads, 3 * rate)], weight_decay=0.02)
+        encoder = nn.ModuleList([*self.model.vision_tower.layers[self.frozen_blocks :], self.model.vision_layernorm])
+        heads = nn.ModuleList([self.heads, self.encoder_heads, self.subject_heads])
+        optimizer = optimizer_for(
+            [(behind_the_encoder(self.full), rate), (encoder, 0.4 * rate), (heads, 3 * rate)], weight_decay=0.02
+        )
+        self.full.train()
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         started = time.monotonic()
         for step in tqdm(range(self.args.steps), desc="recognition", mininterval=10, disable=self.rank > 0):
@@ -248,19 +308,20 @@ class Recognition:
     def evaluate(self, families: Families) -> dict[str, float]:
         """On held-out people: share of right features, and of look-alikes and strangers the decision's AUROC and
         balanced accuracy at even odds."""
+        self.full.eval()
         rng = np.random.default_rng(5)
         scores: dict[str, float] = {}
         for name, hard_share in (("strangers", 0.0), ("look_alikes", 1.0)):
             margins, labels, right = [], [], []
             for start in range(0, len(families), 8):
-                encoded = families.features[start : start + 8].flatten(0, 1).float()
-                targets = families.targets[start : start + 8].flatten(0, 1)[:, :FEATURES]
+                states = families.states[start : start + 8].flatten(0, 1).float()
+                targets = families.targets[start : start + 8].flatten(0, 1)
                 pairs = draw_pairs(8, rng, hard_share)
                 with torch.autocast("cpu", dtype=torch.bfloat16):
-                    _, together = self.watch(encoded, pairs)
+                    _, _, together = self.watch(self.encode(states), pairs)
                     logits = self.heads(together[:, -self.model.config.num_subject_tokens :].float())
-                    _, first, _ = self.answers(together, self.existence_rows(pairs, rng))
-                same = torch.stack([targets[x] == targets[s] for x, s, _ in pairs])
+                    _, first, _ = self.answers(together, self.named_rows(pairs, targets, rng, 0))
+                same = torch.stack([targets[x, :FEATURES] == targets[s, :FEATURES] for x, s, _ in pairs])
                 right.append(((logits[:, :FEATURES] > 0) == same).float().mean().item())
                 margins += (first[:, self.yes] - first[:, self.no]).view(-1, EXISTENCE_QUESTIONS).mean(1).tolist()
                 labels += [label for *_, label in pairs]
@@ -271,6 +332,7 @@ class Recognition:
                 f"{name}_accuracy": float((hit + pass_by) / 2),
                 f"{name}_features": float(np.mean(right)),
             }
+        self.full.train()
         return scores
 
     def save(self) -> None:
@@ -313,6 +375,7 @@ def main() -> None:
     parser.add_argument("--families", type=int, default=1600, help="families that one process draws")
     parser.add_argument("--batch", type=int, default=8, help="families of one process in one step")
     parser.add_argument("--steps", type=int, default=1300)
+    parser.add_argument("--encoder-blocks", type=int, default=3, help="of the encoder that are trained, from the last")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--more", action="store_true", help="the base was through this before: all questions at once")
     parser.add_argument("--evaluate-every", type=int, default=100)

@@ -36,7 +36,7 @@ def film() -> np.ndarray:
     turn = 2 * np.pi * np.arange(round(SECONDS * FPS)) / (SECONDS * FPS)
     sides = 350 + 40 * np.cos(turn)  # pixels of the photograph
     left = 222 + 14 * np.sin(turn) - sides / 2
-    top = np.maximum(0, 185 + 6 * np.sin(2 * turn) - sides / 2)
+    top = np.maximum(0, 165 + 6 * np.sin(2 * turn) - sides / 2)  # the hair begins at 8
     boxes = zip(left, top, left + sides, top + sides, strict=True)
     return np.stack([np.asarray(photograph.resize((SIDE, SIDE), Image.Resampling.LANCZOS, box=box)) for box in boxes])
 

@@ -1,6 +1,6 @@
 """Teaches `pvchat-cartoon` to compare people: the last stage of its pretraining, after `pretrain_cartoon.py`.
 
-    python examples/pretrain_recognition.py --base BASE --out pvchat/assets/pvchat-cartoon     # a quarter of an hour
+    python examples/pretrain_recognition.py --base BASE --out pvchat/assets/pvchat-cartoon     # about an hour
     python examples/pretrain_recognition.py --base BASE --out /tmp/try --steps 20 --families 20
 
 A family is one person in two scenes and two look-alikes who differ in one or two features; nobody of the held-out
@@ -372,10 +372,10 @@ def main() -> None:
     parser.add_argument("--base", required=True, help="folder written by pretrain_cartoon.py")
     parser.add_argument("--out", required=True, help="folder of the finished model")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--families", type=int, default=1600, help="families that one process draws")
+    parser.add_argument("--families", type=int, default=1800, help="families that one process draws")
     parser.add_argument("--batch", type=int, default=8, help="families of one process in one step")
-    parser.add_argument("--steps", type=int, default=1300)
-    parser.add_argument("--encoder-blocks", type=int, default=3, help="of the encoder that are trained, from the last")
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--encoder-blocks", type=int, default=2, help="of the encoder that are trained, from the last")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--more", action="store_true", help="the base was through this before: all questions at once")
     parser.add_argument("--evaluate-every", type=int, default=100)

@@ -4,7 +4,7 @@ SHELL := /bin/bash
 
 VENV := $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),.venv)
 PY := $(VENV)/bin/python
-EXTRAS := train,eval,generate,dev
+EXTRAS := train,eval,generate,ray,serve,dev
 STAMP := $(VENV)/.pvchat-installed
 
 demo: install

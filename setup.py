@@ -35,6 +35,7 @@ setup(
         "pvchat": ["assets/**/*"],
         "pvchat.dataset_builder": ["questions/*", "*.json"],
         "pvchat.evaluation": ["*.j2"],
+        "pvchat.evaluation.modules": ["*/*"],
         "pvchat.model_card": ["*.j2"],
     },
     install_requires=[
@@ -67,8 +68,17 @@ setup(
             "peft>=0.21,<0.22",
             "sentencepiece>=0.2",
         ],
+        "ray": ["ray[data]>=2.50"],
+        "serve": ["fastapi>=0.115", "uvicorn>=0.30"],
         "app": [],
-        "dev": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.9"],
+        "dev": [
+            "hypothesis>=6.100",
+            "openai>=2",
+            "pytest>=8",
+            "pytest-timeout>=2.3",
+            "ruff>=0.9",
+            "schemathesis>=4",
+        ],
     },
     entry_points={"console_scripts": ["pvchat=pvchat.cli:main"]},
 )

@@ -26,9 +26,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from pvchat.dataset_builder.cartoon import cast, oracle_source, write_gallery, write_reference, write_test_clips
-from pvchat.dataset_builder.recipe import get_recipe, oracle_recipe
+from pvchat.dataset_builder.cartoon import cast
 from pvchat.evaluation import evaluate, write_report
+from pvchat.evaluation.ablation.subjects import cast_recipe, write_cast_files
+from pvchat.evaluation.head_activation import write_head_activation
 from pvchat.files import write_json
 from pvchat.passport import passport
 from pvchat.runs import EMBEDDED_BASE, personalize
@@ -41,35 +42,28 @@ ABLATED = ("scene", "animated", "portrait", "hard_negative", "random_negative")
 
 def recipe_of(name: str, member, seed: int):
     """`light`, `oracle`, or `light-without-ORIGIN`."""
-    if name == "oracle":
-        return oracle_recipe(oracle_source(member, seed), f"renderer:{member.name}:{seed}")
     base, _, origin = name.partition("-without-")
-    recipe = get_recipe(base)
+    recipe = cast_recipe(base, member, seed)
     return recipe.without(origin) if origin else recipe
 
 
 def learn(member, name: str, folder: Path, args: argparse.Namespace):
     """One subject by one recipe."""
-    files = folder / member.name
+    files = write_cast_files(member, folder / member.name, args.seed, args.positives)
     return personalize(
-        write_once(files / "reference.mp4", member, args.seed),
+        files.reference,
         member.name,
         base=args.base,
         out=folder / name / member.name,
         recipe=recipe_of(name, member, args.seed),
-        gallery=write_gallery(member, files / "gallery", args.seed),
-        test_clips=write_test_clips(member, files / "test", args.seed, positives=args.positives),
-        work=files / "work",
+        gallery=files.gallery,
+        test_clips=files.test_clips,
+        work=folder / member.name / "work",
         settings=args.settings,
         seed=args.seed,
         progress=args.progress,
         command=args.command_line,
     )
-
-
-def write_once(path: Path, member, seed: int) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path if path.exists() else write_reference(member, path, seed)
 
 
 def score(run, other, args: argparse.Namespace) -> dict[str, Any]:
@@ -81,6 +75,7 @@ def score(run, other, args: argparse.Namespace) -> dict[str, Any]:
     scores = evaluate(
         chat, dataset, run.folder / "report", wrong_adapters=[other.adapter], seed=args.seed, progress=args.progress
     )
+    write_head_activation(chat, dataset, run.folder / "report", seed=args.seed)
     write_report(run.folder / "report", dataset, run.folder)
     return scores
 

@@ -10,7 +10,6 @@ is written by `build_dataset`, for people to look at, and is not part of the dat
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PVChatError
-from ..model_card import dataset_card
+from ..files import move_into_place
 from .engine import hash_file, hash_text, write_atomically, write_json
 from .records import QARow, VideoRow
 
@@ -153,6 +152,8 @@ def assemble_dataset(
     stage: a scratch folder on the same disk; default: inside `out`.
     Raises PVChatError with all problems at once, before anything is written.
     """
+    from ..model_card import dataset_card
+
     check_output(out)
     problems = find_problems(subject, videos)
     if problems:
@@ -188,15 +189,15 @@ def assemble_dataset(
         "dataset_hash": dataset_hash(subject, videos),
     }
     (stage / "README.md").write_text(str(dataset_card(full, stage)), encoding="utf-8")
-    (out / "dataset.json").unlink(missing_ok=True)
-    for name in ("videos", "qa", "clips", "README.md"):
-        target = out / name
-        if target.is_dir():
-            shutil.rmtree(target)
-        os.replace(stage / name, target)
-    shutil.rmtree(stage)
-    write_json(out / "dataset.json", full)
+    install(stage, out, full)
     return load_local(out)
+
+
+def install(stage: Path, out: Path, manifest: dict[str, Any]) -> None:
+    """Makes a dataset of a finished folder of tables, clips and card, which disappears; `dataset.json` comes last."""
+    (out / "dataset.json").unlink(missing_ok=True)
+    move_into_place(stage, out, ("videos", "qa", "clips", "README.md"))
+    write_json(out / "dataset.json", manifest)
 
 
 def load_local(folder: str | Path) -> LocalDataset:

@@ -12,30 +12,33 @@ from __future__ import annotations
 import random
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
 from ..errors import PVChatError
-from .assemble import (
-    BUILD_FOLDER,
-    CONSENT_FILE,
-    CONTACT_SHEETS,
-    FORMAT_VERSION,
-    LocalDataset,
-    check_output,
-    load_local,
-    read_manifest,
-)
-from .catalogue import Backends, check_backends, chosen
-from .consent import consent_id, require_consent
+from .assemble import BUILD_FOLDER, CONSENT_FILE, CONTACT_SHEETS, LocalDataset, load_local, read_manifest
+from .catalogue import Backends, check_backends, stages_on_gpus
+from .consent import consent_id
 from .contact_sheet import Row, write_sheet
-from .engine import Engine, Progress, derive_seed, hash_file, hash_text, write_json
+from .engine import Engine, Progress, derive_seed, write_json
+from .engine_ray import RayEngine, check_ray
+from .engine_shard import Shard, ShardEngine
+from .inputs import (
+    Gallery,
+    Inputs,
+    TestClip,
+    build_key,
+    check_leftovers,
+    check_request,
+    read_inputs,
+    seen_in,
+)
 from .people import Footage, Source
 from .protocols import QAWriter
-from .questions import load_bank
 from .recipe import NEGATIVE_ORIGINS, POSITIVE_ORIGINS, Recipe
 from .records import Clip, SubjectSpec, VideoRow
 from .stages import (
@@ -58,25 +61,10 @@ from .stages import (
 from .stages.common import STILL_FRAMES, Made, Shot, positive_shots, require_all
 from .stages.negatives import moving
 from .stages.verify import Verdict, clip_of
-from .video_io import VideoInfo, probe_video
+from .video_io import VideoInfo
 
-BUILDER_VERSION = 2
+ENGINES = ("local", "ray")
 MIN_KEPT = 0.5  # share of a recipe's positives, and of its negatives, that must survive
-
-
-@dataclass(frozen=True)
-class TestClip:
-    """A clip of the test split: never augmented, never trained on. answers: category -> answer, where known.
-
-    subject_present: whether the subject is seen; of several subjects, the names of those who are.
-    """
-
-    __test__ = False  # not a test class
-
-    path: Path
-    subject_present: bool | tuple[str, ...]
-    origin: str = "user"
-    answers: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,78 +78,105 @@ class Stopped:
     table: list[dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """What a build reads, checked. The subjects are all in `reference`."""
-
-    reference: Path
-    info: VideoInfo
-    gallery: Path | None
-    strangers: Path | None
-    tests: list[TestClip]
-
-
 def build_dataset(
     spec: SubjectSpec | Sequence[SubjectSpec],
     recipe: Recipe,
     out: str | Path,
     *,
-    gallery: str | Path | None = None,
+    gallery: Gallery = None,
     strangers: str | Path | None = None,
-    writer: QAWriter | None = None,
+    writer: QAWriter | Callable[[], QAWriter] | None = None,
     test_clips: Sequence[TestClip | tuple] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
     work: str | Path | None = None,
     only: str | None = None,
     licence_policy: str = "research",
+    engine: str = "local",
+    shard: Shard | None = None,
+    resume: bool = False,
 ) -> LocalDataset | Stopped:
     """Builds (or finishes) the dataset of one reference video and returns it.
 
     spec: the person to learn, or several who are all seen in one reference video.
-    gallery: a folder with pictures or videos of other people, one person per file; needed for negatives.
+    gallery: a folder with pictures or videos of other people, one person per file, needed for negatives; or a function
+    that makes it, which is called when everything else has been checked.
     strangers: where the random negatives come from, if not from the gallery.
     writer: answers the descriptive questions, in place of the recipe's; without one they are left out, and the
-    manifest counts them.
+    manifest counts them. For other engines than the local one a function that makes it, which can be pickled.
     test_clips: TestClip or (path, subject_present, origin, answers) for the split `test`.
     progress: called as (stage, done, total). work: a folder for the artefacts that outlives the build, to share them
     between builds; by default they live inside `out` and go when the dataset is complete.
     only: a stage (of STAGES) after which to stop; then the result is a `Stopped`.
     licence_policy: "permissive" refuses backends whose licences do not allow any use.
+    engine: "local", or "ray" (see `engine_ray`); the dataset is the same.
+    shard: makes a share of the artefacts, together with other processes (see `engine_shard`), and stops before the
+    dataset is assembled, which a call without a shard does.
+    resume: refuses to begin where nothing has been begun. An unfinished build is taken up with or without it.
     Raises PVChatError, before anything is written, for unusable input; and when too few clips survive verification.
     """
     out = Path(out)
     specs = [spec] if isinstance(spec, SubjectSpec) else list(spec)
     tests = [t if isinstance(t, TestClip) else TestClip(*t) for t in test_clips or ()]
-    info = _check(specs, recipe, out, only)
-    places = [None if place is None else Path(place) for place in (gallery, strangers)]
-    inputs = Inputs(specs[0].reference, info, *places, [replace(test, path=Path(test.path)) for test in tests])
+    info = check_request(specs, recipe, out, only, resume)
+    _check_engine(engine, shard)
     check_backends(recipe, licence_policy)
     backends = Backends(recipe, writer)
     backends.make_small()
-    hashes = _check_files(specs, recipe, inputs, backends)
-    build_key = _key(specs, recipe, inputs, hashes, writer, seed)
+    tests = [replace(test, path=Path(test.path)) for test in tests]
+    inputs = read_inputs(specs, recipe, info, backends, gallery, strangers, tests)
+    key = build_key(specs, recipe, inputs, None if writer is None else backends.writer.id, seed)
     scratch = out / BUILD_FOLDER
     if (out / "dataset.json").exists():
-        if read_manifest(out).get("build_key") != build_key:
+        if read_manifest(out).get("build_key") != key:
             raise PVChatError(f"The output folder {out} holds a dataset made from other inputs; pass a new folder.")
         shutil.rmtree(scratch, ignore_errors=True)
         return load_local(out)
 
+    check_leftovers(out, specs, inputs)
     scratch.mkdir(parents=True, exist_ok=True)
-    sha256 = hashes[inputs.reference]
     for number, one in enumerate(specs):  # so that `subjects remove` finds a stopped build
-        whose = {"reference": inputs.reference.name, "reference_sha256": sha256}
+        whose = {"reference": inputs.reference.name, "reference_sha256": inputs.sha256}
         folder = scratch if number == 0 else scratch / f"subject-{number + 1}" / BUILD_FOLDER
         write_json(folder / "subject.json", one.to_json() | whose)
-    engine = Engine(work or scratch, backends, progress)
-    build = Build(specs, recipe, backends, engine, seed, sha256)
+    runner = _make_engine(engine, shard, work or scratch, backends, progress, recipe, writer)
+    build = Build(specs, recipe, backends, runner, seed, inputs.sha256, inputs.hashes)
+    last = only or STAGES[-1]
+    if shard is not None and last == STAGES[-1]:
+        last = STAGES[-2]
     result = _Result()
-    for stage in _stages(build, inputs, out, build_key, result):
-        if stage == only != STAGES[-1]:
+    for stage in _stages(build, inputs, out, key, result, sheets=shard is None):
+        if stage == last != STAGES[-1]:
             return _stop(build, scratch, stage)
     shutil.rmtree(scratch, ignore_errors=True)
     return result.dataset
+
+
+def _check_engine(engine: str, shard: Shard | None) -> None:
+    if engine not in ENGINES:
+        raise PVChatError(f"There is no engine {engine!r}; choose one of: {', '.join(ENGINES)}.")
+    if engine == "ray":
+        if shard is not None:
+            raise PVChatError("A shard is one of several processes without Ray; use --engine ray or --shard I/N.")
+        check_ray()
+
+
+def _make_engine(
+    name: str,
+    shard: Shard | None,
+    root: str | Path,
+    backends: Backends,
+    progress: Progress | None,
+    recipe: Recipe,
+    writer: QAWriter | Callable[[], QAWriter] | None,
+) -> Engine:
+    if name == "ray":
+        gpu_stages = stages_on_gpus(recipe, writer is not None)
+        make_backends = partial(Backends, recipe, writer)
+        return RayEngine(root, backends, progress, make_backends=make_backends, gpu_stages=gpu_stages)
+    if shard is not None:
+        return ShardEngine(root, backends, progress, shard=shard)
+    return Engine(root, backends, progress)
 
 
 class _Result:
@@ -170,8 +185,8 @@ class _Result:
     dataset: LocalDataset
 
 
-def _stages(build: Build, inputs: Inputs, out: Path, build_key: str, result: _Result) -> Iterator[str]:
-    """The path itself. Yields the name of every stage when it is done."""
+def _stages(build: Build, inputs: Inputs, out: Path, build_key: str, result: _Result, sheets: bool) -> Iterator[str]:
+    """The path itself. Yields the name of every stage when it is done. sheets: whether to draw contact sheets."""
     (source,) = ingest(build, [inputs.reference])
     tests = ingest(build, [test.path for test in inputs.tests])
     yield "ingest"
@@ -198,7 +213,7 @@ def _stages(build: Build, inputs: Inputs, out: Path, build_key: str, result: _Re
     made += generate(build, others)
     yield "negatives"
     clips, verdicts = verify(build, references, shots + others, made, generate)
-    if len(build.subjects) == 1:  # of several people none can be taken out of a build that stopped here
+    if sheets and len(build.subjects) == 1:  # of several people none can be taken out of a build that stopped here
         _write_contact_sheets(build, verdicts, out / CONTACT_SHEETS)
     _require_enough(build, clips)
     yield "verify"
@@ -208,7 +223,7 @@ def _stages(build: Build, inputs: Inputs, out: Path, build_key: str, result: _Re
     yield "questions"
     rows = refine(build, asked)
     yield "refine"
-    if len(build.subjects) > 1:
+    if sheets and len(build.subjects) > 1:
         _write_contact_sheets(build, verdicts, out / CONTACT_SHEETS)
     result.dataset = _assemble(build, rows, out, build_key)
     yield "assemble"
@@ -218,111 +233,6 @@ def generate(build: Build, shots: Sequence[Shot]) -> list[Made]:
     """The clips of shots in any style, as far as they can be made."""
     found = [Made(shot, shot.footage.source.clip, "none") for shot in shots if shot.style == "found"]
     return scenes(build, shots) + animate(build, portraits(build, shots)) + found
-
-
-# --- before anything is written -------------------------------------------------------------------------------------
-
-
-def _check(specs: list[SubjectSpec], recipe: Recipe, out: Path, only: str | None) -> VideoInfo:
-    """What needs no backend."""
-    for spec in specs:
-        require_consent(spec)
-    names = [spec.name for spec in specs]
-    if len(set(names)) < len(names):
-        raise PVChatError(f"Two of the people to learn have the same name ({', '.join(names)}); give each their own.")
-    if len({spec.reference for spec in specs}) != 1:
-        raise PVChatError(
-            "People who are learned together must be in one reference video; build one dataset for each."
-        )
-    if only is not None and only not in STAGES:
-        raise PVChatError(f"There is no stage {only!r}; stages: {', '.join(STAGES)}.")
-    check_output(out)
-    info = probe_video(specs[0].reference)
-    for spec in specs:
-        if spec.box is not None and (spec.box[2] > info.width or spec.box[3] > info.height):
-            raise PVChatError(
-                f"The box of {spec.name} ({','.join(f'{side:g}' for side in spec.box)}) reaches out of the video of "
-                f"{info.width} x {info.height} pixels."
-            )
-    for row in recipe.rows:
-        load_bank().check(row.questions)
-    load_bank().check(recipe.test_questions)
-    return info
-
-
-def _check_files(specs: list[SubjectSpec], recipe: Recipe, inputs: Inputs, backends: Backends) -> dict[Path, str]:
-    """The sha256 of every file that is read, for a gallery of files. No file may be on both sides of the split, and
-    the reference is no negative."""
-    if backends.detector is None and len(specs) > 1 and not all(spec.box for spec in specs):
-        raise PVChatError(
-            f"Recipe {recipe.name!r} finds nobody by the face: say where each of the {len(specs)} people is, by a box "
-            f"(--subject-box x0,y0,x1,y1 and --also NAME@x0,y0,x1,y1, in pixels of the first frame)."
-        )
-    for test in inputs.tests:
-        probe_video(test.path)
-        _seen(test, specs)
-    gallery = _gallery_files(recipe, inputs)
-    paths = [inputs.reference, *gallery, *(test.path for test in inputs.tests)]
-    hashes = {path: hash_file(path) for path in paths}
-    for path in gallery:
-        if hashes[path] == hashes[inputs.reference]:
-            raise PVChatError(f"The gallery holds the reference video itself ({path.name}); take it out.")
-    train = {hashes[path] for path in (inputs.reference, *gallery)}
-    for test in inputs.tests:
-        if hashes[test.path] in train:
-            raise PVChatError(f"The test clip {test.path.name} is also a training source; use another clip.")
-    return hashes
-
-
-def _gallery_files(recipe: Recipe, inputs: Inputs) -> list[Path]:
-    """The files of a light gallery; others may be tables or of any size, and say themselves what is wrong."""
-    from .backends.light.gallery import list_gallery
-
-    if not any(row.origin in NEGATIVE_ORIGINS for row in recipe.rows):
-        return []
-    gallery = inputs.gallery
-    if gallery is None:
-        raise PVChatError(
-            f"Recipe {recipe.name!r} needs other people as negatives: pass --gallery FOLDER with pictures or videos, "
-            f"one person per file."
-        )
-    if chosen(recipe)["gallery"] != "folder":
-        for place in (gallery, inputs.strangers):
-            if place is not None and not place.exists():
-                raise PVChatError(f"{place} does not exist; pass a folder or a table of pictures or videos of others.")
-        return []
-    if not gallery.is_dir():
-        raise PVChatError(f"The gallery {gallery} is not a folder; pass a folder with pictures or videos of others.")
-    files = list_gallery(gallery)
-    if len(files) < 2:
-        raise PVChatError(f"The gallery {gallery} has {len(files)} picture(s) or video(s); at least 2 are needed.")
-    return files
-
-
-def _key(
-    specs: list[SubjectSpec],
-    recipe: Recipe,
-    inputs: Inputs,
-    hashes: dict[Path, str],
-    writer: QAWriter | None,
-    seed: int,
-) -> str:
-    """Of everything that decides the dataset."""
-    tests = {test.path for test in inputs.tests}
-    gallery = sorted({sha for path, sha in hashes.items() if path not in tests and path != inputs.reference})
-    places = [] if gallery else [str(place) for place in (inputs.gallery, inputs.strangers)]
-    return hash_text(
-        {
-            "builder": [BUILDER_VERSION, FORMAT_VERSION],
-            "subjects": [[spec.name, spec.noun, list(spec.pronouns), spec.box] for spec in specs],
-            "reference": hashes[inputs.reference],
-            "recipe": recipe.to_json(),
-            "gallery": gallery or places,
-            "writer": writer.id if writer is not None else None,
-            "tests": [[hashes[t.path], t.subject_present, t.origin, t.answers] for t in inputs.tests],
-            "seed": seed,
-        }
-    )
 
 
 # --- between the stages ---------------------------------------------------------------------------------------------
@@ -350,25 +260,12 @@ def _originals(build: Build, references: list[Footage], source: Source) -> list[
     return [replace(clip_of(build, one, 1.0), subjects=everybody) for one in made]
 
 
-def _seen(test: TestClip, specs: Sequence[SubjectSpec]) -> tuple[str, ...]:
-    """The names of those who are seen in a test clip."""
-    names = tuple(spec.name for spec in specs)
-    if isinstance(test.subject_present, bool):
-        if len(names) > 1 and test.subject_present:
-            raise PVChatError(f"Say who is seen in the test clip {test.path.name}: some of {', '.join(names)}.")
-        return names if test.subject_present else ()
-    unknown = sorted(set(test.subject_present) - set(names))
-    if unknown:
-        raise PVChatError(f"The test clip {test.path.name} shows {unknown[0]}, who is not learned here.")
-    return tuple(test.subject_present)
-
-
 def _test_clips(build: Build, tests: Sequence[TestClip], sources: Sequence[Source]) -> list[Clip]:
     clips = []
     for spec in build.subjects:
         own = []
         for index, (test, source) in enumerate(zip(tests, sources, strict=True)):
-            seen = _seen(test, build.subjects)
+            seen = seen_in(test, build.subjects)
             footage = Footage(source, source.clip, STILL_FRAMES, subject=spec.name if spec.name in seen else None)
             one = Made(Shot(spec.name, test.origin, index, footage, "found"), source.clip, "none")
             own.append(replace(clip_of(build, one, None, test.answers), subjects=seen))

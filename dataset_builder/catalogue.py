@@ -18,7 +18,9 @@ from .recipe import NEGATIVE_ORIGINS, POSITIVE_ORIGINS, Recipe
 from .refine import RuleRefiner
 
 POLICIES = ("research", "permissive")
-PERMISSIVE = {"Apache-2.0", "MIT", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "OpenRAIL++-M", "user"}
+# Not OpenRAIL++-M, which forbids some uses.
+PERMISSIVE = {"Apache-2.0", "MIT", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "user"}
+ELSEWHERE = "somebody else's computer"
 ROLES = (
     "detector", "embedder", "quality", "attributes", "scene", "portrait", "animate", "gallery", "strangers", "writer",
     "refiner",
@@ -224,7 +226,7 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
     "refiner": {
         "rules": Entry(("Apache-2.0",), lambda backends, options: RuleRefiner(), seconds=0.001, source="measured"),
         "local": Entry(("Apache-2.0",), _refiner("local"), weights="Qwen/Qwen3-4B-Instruct-2507", where="GPU"),
-        "openai": Entry((), _refiner("openai"), where="somebody else's computer"),
+        "openai": Entry((), _refiner("openai"), where=ELSEWHERE),
     },
 }  # fmt: skip
 
@@ -292,17 +294,21 @@ def check_licences(recipe: Recipe, policy: str) -> None:
 class Backends:
     """The backends of a recipe as attributes, one per role, made when they are first used.
 
-    writer: one that is at hand, in place of the recipe's. Roles that nobody plays are None.
+    writer: one that is at hand, in place of the recipe's, or a function that makes it. Roles that nobody plays are
+    None.
     """
 
     def __init__(self, recipe: Recipe, writer: Any = None):
         self._names, self._options = chosen(recipe), recipe.options
-        self._made: dict[str, Any] = {} if writer is None else {"writer": writer}
+        self._made: dict[str, Any] = {}
+        self._writer = writer
         self.oracle = recipe.source
 
     def __getattr__(self, role: str) -> Any:
         if role not in ROLES:
             raise AttributeError(role)
+        if role == "writer" and role not in self._made and self._writer is not None:
+            self._made[role] = self._writer() if callable(self._writer) else self._writer
         if role not in self._made:
             name = self._names.get(role)
             make = None if name is None else entry(role, name).make
@@ -381,6 +387,14 @@ def costs(recipe: Recipe, gallery: int | None = None) -> list[Cost]:
         for (stage, role), count in items.items()
         if role in names
     ]
+
+
+def stages_on_gpus(recipe: Recipe, writer: bool = False) -> set[str]:
+    """The stages whose backends run on a GPU. writer: whether the recipe's writer is replaced by one that does, where
+    there is a GPU."""
+    found = {cost.stage for cost in costs(recipe) if cost.where not in ("CPU", ELSEWHERE)}
+    found |= {"questions"} if writer else set()
+    return found | ({"attributes"} if "questions" in found else set())  # the writer is asked about them
 
 
 def _stills(recipe: Recipe, row: Any) -> int:

@@ -21,8 +21,8 @@ from .records import ConsentRecord, SubjectSpec
 PUBLISH = "publish"  # the word in a scope that lets data leave this machine
 MINORS = frozenset(
     {
-        "adolescent", "baby", "boy", "child", "girl", "infant", "kid", "minor", "newborn", "pupil", "schoolboy",
-        "schoolgirl", "teen", "teenager", "toddler", "youngster",
+        "adolescent", "baby", "boy", "child", "children", "girl", "infant", "kid", "minor", "newborn", "preteen",
+        "pupil", "schoolboy", "schoolgirl", "teen", "teenage", "teenager", "toddler", "underage", "youngster",
     }
 )  # fmt: skip
 

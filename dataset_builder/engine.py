@@ -5,18 +5,27 @@
 
 The key is the hash of everything that decides the content, so a rerun after a kill finds what is finished and redoes
 the rest, and any change of input, parameter, backend, stage version or seed gives another key. Files are written under
-a temporary name and renamed; what a kill leaves behind is never read.
+a temporary name and renamed; what a kill leaves behind is never read. Two processes that make the same artefact write
+the same bytes, so the store may be shared.
 
 A stage turns its records into tasks; `Engine.map` runs them and counts. `run_item` makes one artefact and needs
-nothing but its arguments, all of which can be sent to another process.
+nothing but its arguments, all of which can be sent to another process. `engine_ray` and `engine_shard` run tasks
+elsewhere.
+
+An item has four ends. It is made. It is dropped, because its stage raised `Rejected`: the store remembers that. It
+fails, because something raised an exception that nobody foresaw: it is dropped with the exception as the reason, and a
+rerun tries it again. Or the whole run ends, because a stage raised PVChatError: what was given cannot be used.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import time
+import traceback
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,8 +33,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..errors import PVChatError
 from .records import Reject
 
+log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
 
 
@@ -79,21 +90,24 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What `run_item` did: the record of the sidecar, whether it was found finished, seconds spent."""
+    """What `run_item` did: the record of the sidecar, whether it was found finished, seconds spent. failure: the
+    traceback of an item that failed; its record is not kept."""
 
     record: dict[str, Any]
     resumed: bool
     seconds: float
+    failure: str | None = None
 
 
 @dataclass
 class StageCount:
-    """What one stage did: items in and out, drops by reason, how many were found finished, seconds spent; or why it
-    was skipped."""
+    """What one stage did: items in and out, drops by reason, how many were found finished, how many failed, seconds
+    spent; or why it was skipped."""
 
     items_in: int = 0
     items_out: int = 0
     resumed: int = 0
+    failed: int = 0
     dropped: Counter = field(default_factory=Counter)
     seconds: float = 0.0
     skipped: str | None = None
@@ -136,7 +150,7 @@ def derive_seed(*parts: Any) -> int:
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> Any:
     """Calls `write(temporary path)` and renames the result to `path`; leaves nothing behind when `write` fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp{path.suffix}")  # machines share process numbers
     try:
         result = write(temporary)
         os.replace(temporary, path)
@@ -156,46 +170,80 @@ def object_path(root: Path, task: Task) -> Path:
     return root / "objects" / key[:2] / f"{key}{task.stage.suffix}"
 
 
+def sidecar_path(root: Path, task: Task) -> Path:
+    return object_path(root, task).with_name(f"{task.key}.done.json")
+
+
 def run_item(root: Path, task: Task, backends: Any = None) -> Outcome:
     """Makes the artefact of a task in the store at `root`, unless it is there already.
 
     Depends on its arguments alone, so that it may run in any process on any machine that sees the store.
+    Raises PVChatError where the stage does; an item that fails is an outcome.
     """
     started = time.perf_counter()
-    path = object_path(root, task)
-    sidecar = path.with_name(f"{task.key}.done.json")
-    record = _finished(sidecar, path)
-    resumed = record is not None
-    if record is None:
-        record = {
-            "stage": task.stage.name,
-            "version": task.stage.version,
-            "backend": task.stage.backend,
-            "params": task.params,
-            "inputs": list(task.inputs),
-            "seed": task.seed,
-            "reject": None,
-            "sha256": None,
-            "meta": {},
-        }
-        try:
-            record["meta"] = write_atomically(path, lambda target: task.make(target, backends, **task.args)) or {}
-            record["sha256"] = hash_file(path)
-        except Rejected as rejected:
-            record["reject"] = str(rejected)
-        write_json(sidecar, record)
-    return Outcome(record, resumed, time.perf_counter() - started)
+    record = finished(root, task)
+    if record is not None:
+        return Outcome(record, True, time.perf_counter() - started)
+    record = new_record(task)
 
+    def make(target: Path) -> None:
+        record["meta"] = task.make(target, backends, **task.args) or {}
+        record["sha256"] = hash_file(target)
 
-def _finished(sidecar: Path, path: Path) -> dict[str, Any] | None:
-    """The sidecar's record when the artefact is complete, else None."""
     try:
-        record = json.loads(sidecar.read_text(encoding="utf-8"))
-        if record["reject"] is not None or hash_file(path) == record["sha256"]:
+        write_atomically(object_path(root, task), make)
+    except Rejected as rejected:
+        record["reject"] = str(rejected)
+    except PVChatError:
+        raise
+    except Exception as error:
+        first_line = str(error).strip().partition("\n")[0][:200]
+        reason = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
+        return failed(task, reason, traceback.format_exc(), time.perf_counter() - started)
+    write_json(sidecar_path(root, task), record)
+    return Outcome(record, False, time.perf_counter() - started)
+
+
+def new_record(task: Task) -> dict[str, Any]:
+    """The sidecar's content before the artefact is made."""
+    return {
+        "stage": task.stage.name,
+        "version": task.stage.version,
+        "backend": task.stage.backend,
+        "params": task.params,
+        "inputs": list(task.inputs),
+        "seed": task.seed,
+        "reject": None,
+        "sha256": None,
+        "meta": {},
+    }
+
+
+def finished(root: Path, task: Task) -> dict[str, Any] | None:
+    """The sidecar's record when the artefact is complete, or was dropped for good; else None."""
+    try:
+        record = json.loads(sidecar_path(root, task).read_text(encoding="utf-8"))
+        if record["reject"] is not None or hash_file(object_path(root, task)) == record["sha256"]:
             return record
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return None
+
+
+def failed(task: Task, reason: str, trace: str, seconds: float = 0.0) -> Outcome:
+    """The outcome of an item that failed, on any engine."""
+    return Outcome(new_record(task) | {"reject": f"failed: {reason}"}, False, seconds, trace)
+
+
+def in_order(tasks: Sequence[Task], arriving: Iterable[tuple[int, Outcome]]) -> Iterator[tuple[Task, Outcome]]:
+    """The tasks with their outcomes in the tasks' order, for outcomes that arrive as (number of the task, outcome)."""
+    early: dict[int, Outcome] = {}
+    said = 0
+    for number, outcome in arriving:
+        early[number] = outcome
+        while said in early:
+            yield tasks[said], early.pop(said)
+            said += 1
 
 
 class Engine:
@@ -214,11 +262,21 @@ class Engine:
         self._totals: Counter = Counter()
 
     def map(self, tasks: Iterable[Task]) -> list[Artefact | Reject]:
-        """The artefacts, made now or found finished, in the tasks' order; a Reject where `make` raised `Rejected`."""
+        """The artefacts, made now or found finished, in the tasks' order; a Reject for an item that was dropped or
+        failed.
+
+        Raises RuntimeError when not one item of a stage could be made or dropped: then the stage itself is broken.
+        """
         tasks = list(tasks)
         for task in tasks:
             self._totals[task.stage.name] += 1
-        return [self._count(task, outcome) for task, outcome in self.outcomes(tasks)]
+        results = []
+        for task, outcome in self.outcomes(tasks):
+            results.append(self._count(task, outcome))
+            name = task.stage.name
+            if self.counts[name].failed == self._totals[name]:
+                raise RuntimeError(f"All items of the stage {name} failed; the last one:\n{outcome.failure}")
+        return results
 
     def run(self, task: Task) -> Artefact | Reject:
         return self.map([task])[0]
@@ -242,6 +300,9 @@ class Engine:
             self.made.append((name, task.item, path))
         else:
             result = self.drop(name, task.item, record["reject"])
+        if outcome.failure is not None:
+            count.failed += 1
+            log.warning("%s, %s is left out, because it failed:\n%s", name, task.item, outcome.failure)
         if self._progress is not None:
             self._progress(name, count.items_in, max(self._totals[name], count.items_in))
         return result

@@ -30,6 +30,7 @@ from .assemble import (
     LocalDataset,
     check_output,
     dataset_hash,
+    install,
     load_local,
     read_manifest,
 )
@@ -81,7 +82,9 @@ def merge_datasets(
             if progress is not None:
                 progress(number, len(folders))
     manifest = merged_manifest(parts) | (extra or {})
-    _install(stage, out, manifest)
+    _write_card(manifest, stage, stage)
+    install(stage, out, manifest)
+    remove_stage(stage)
     return manifest
 
 
@@ -316,19 +319,6 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def _install(stage: Path, out: Path, manifest: dict[str, Any]) -> None:
-    """Moves a finished folder into place; `dataset.json` comes last."""
-    (out / "dataset.json").unlink(missing_ok=True)
-    for name in (*CONFIGS, "clips"):
-        target = out / name
-        if target.is_dir():
-            shutil.rmtree(target)
-        os.replace(stage / name, target)
-    _write_card(manifest, out, out)
-    write_json(out / "dataset.json", manifest)
-    remove_stage(stage)
 
 
 def _write_card(manifest: dict[str, Any], tables: Path, folder: Path) -> None:

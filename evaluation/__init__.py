@@ -12,9 +12,12 @@ from typing import Any
 
 _HOME = {
     "presence": ("parse_presence",),
-    "scoring": ("score_answers", "score_lines", "read_lines"),
+    "scoring": ("score_answers", "score_lines", "read_lines", "rescore"),
     "runner": ("evaluate",),
-    "table": ("scores_table", "verdict"),
+    "findings": ("verdict",),
+    "table": ("scores_table",),
+    "lmms_eval": ("export_lmms_eval",),
+    "modules": ("load_metric", "metric_path"),
     "report": ("write_report",),
 }
 _MODULES = {name: module for module, names in _HOME.items() for name in names}

@@ -6,8 +6,10 @@
 | text_only | the questions give the answers away (the model sees a grey picture) |
 | no_adapter | the base can do it without having learned the subject |
 | wrong_adapter | anybody's adapter will do: what was learned is not this subject |
+| reference_in_prompt | showing the reference clip in the prompt is enough, see `reference.py` |
+| reference_as_tokens | the base's own subject tokens for the reference clip are enough, see `reference.py` |
+| name_swapped | whoever is asked about, the answer is the same (the question has another name in it) |
 | embedding_gate | a comparison of faces with the reference clip is enough |
-| reference_in_prompt | showing the reference clip is enough (not yet: one video per prompt) |
 """
 
 from __future__ import annotations
@@ -19,10 +21,14 @@ import numpy as np
 
 from ..errors import PVChatError
 from ..session import Reply
-from .scoring import Line, answered
+from .presence import rename
+from .scoring import answered
+from .store import Line
 
 GREY = (124, 116, 104)  # mean of ImageNet: zeros after normalisation
 NO_FACE = -1.0  # lowest cosine, for clips where no person stands out
+OTHER_NAMES = ("<Ada>", "<Ben>", "<Cleo>")
+LIGHT_EMBEDDER = "head-hog"
 
 
 def blank_video() -> np.ndarray:
@@ -43,8 +49,21 @@ class TextOnly:
         return [answered(line, self._known[line["question"]]) for line in lines]
 
 
+def swap_names(lines: Sequence[Line], dataset) -> list[Line]:
+    """Existence questions with the name of somebody who is in no clip; `asked_about` says which."""
+    taken = {name for video in dataset.videos for name in (video.subject, *video.subjects)}
+    other = next(name for name in OTHER_NAMES if name not in taken)
+    swapped = [
+        {**line, "question": rename(line["question"], line["subject"], other), "asked_about": other}
+        for line in lines
+        if line["category"] == "existence"
+    ]
+    return [line for line in swapped if other in line["question"]]
+
+
 class EmbeddingGate:
-    """Compares the head in each clip with the reference clip, by the light embedder of the dataset builder.
+    """Compares the face in each clip with the reference clip, by the embedder that the dataset was built with (of the
+    dataset builder's light recipe if the dataset does not say).
 
     The threshold on the cosine is the one with the best balanced accuracy on the training split. The margin is the
     distance to it; it is not a log-odds.
@@ -54,12 +73,13 @@ class EmbeddingGate:
 
     Raises:
         PVChatError: the training split has no reference clip, or no clip without the subject.
-        ImportError: the embedder's libraries are not installed.
+        MissingBackendError: the embedder's packages or weights are not here.
+        ImportError: the same, of the light embedder.
     """
 
     def __init__(self, dataset):
         train = dataset.split("train")
-        self._embed = _embedder()
+        self.id, self._embed = _embedder(dataset)
         self._references = [row for row in train if row.origin == "original" and row.subject_present]
         self._others = [row for row in train if row not in self._references]
         self._rows = {row.video_id: row for row in dataset.videos}
@@ -89,8 +109,9 @@ class EmbeddingGate:
         ids = dict.fromkeys(line["video_id"] for line in lines)
         margins = {video_id: self.similarity(self._rows[video_id]) - self.threshold for video_id in ids}
         return [
-            {**line, "answer": "Yes." if margins[line["video_id"]] > 0 else "No.", "margin": margins[line["video_id"]]}
+            {**line, "answer": "Yes." if margin > 0 else "No.", "margin": margin, "by": self.id}
             for line in lines
+            for margin in (margins[line["video_id"]],)
         ]
 
 
@@ -107,19 +128,25 @@ def best_threshold(present: np.ndarray, score: np.ndarray) -> float:
     return float(cuts[best[len(best) // 2]])
 
 
-def _embedder() -> Callable:
-    """Function from a row to its embedding (D,), `None` when no person stands out."""
-    from ..dataset_builder.backends.light.embed import FRAMES, HeadEmbedder
+def _embedder(dataset) -> tuple[str, Callable]:
+    """The embedder's id, and a function from a row to its embedding (D,), `None` when no face is found."""
+    from ..dataset_builder.backends.light.embed import FRAMES
+    from ..dataset_builder.catalogue import Backends
     from ..dataset_builder.engine import Rejected
     from ..dataset_builder.protocols import Person
+    from ..dataset_builder.recipe import Recipe, get_recipe
     from ..dataset_builder.video_io import read_video
 
-    embedder = HeadEmbedder()
+    built = dataset.manifest.get("recipe") or {}
+    recipe = Recipe.from_json(built) if built.get("backends") else get_recipe("light")
+    light = recipe.backends.get("embedder", LIGHT_EMBEDDER) == LIGHT_EMBEDDER
+    sampling = {"max_side": 256, "max_frames": FRAMES} if light else {"max_side": 640, "max_frames": 4}
+    embedder = Backends(recipe).embedder
 
     def embed(row) -> np.ndarray | None:
         try:
-            return embedder.embed(Person(*read_video(row.path, max_side=256, max_frames=FRAMES)))
+            return embedder.embed(Person(*read_video(row.path, **sampling)))
         except Rejected:
             return None
 
-    return embed
+    return embedder.id, embed

@@ -15,6 +15,7 @@ from .table import score_rows
 
 INK, MUTED, GRID = "#1d2733", "#7b8794", "#e4e8ec"
 SUBJECT, LOOKALIKE, STRANGER, OTHER = "#0b7285", "#d9480f", "#5f6b7a", "#a37f14"
+SMOOTHED = 5  # steps of a running mean, odd
 BAND = 0.1  # half-width of the band around the target share of active heads
 MAX_BANDWIDTH = 60  # markers per row of a margin plot that are still told apart
 STYLE = {
@@ -65,48 +66,77 @@ def systems(scores: dict[str, Any]) -> Figure:
     return figure
 
 
-def training(histories: Sequence[dict[str, Any]]) -> Figure:
-    """Loss of the language model, share of active heads, and the two sparsity losses over all steps of both stages."""
-    figure, panels = _axes(10.5, 2.9, columns=3)
-    titles = ("Loss of the language model", "Active routed heads", "Sparsity losses")
+def training(histories: Sequence[dict[str, Any]], without: Sequence[dict[str, Any]] = ()) -> Figure:
+    """Loss of the language model, share of active heads, SPR and HAE over all optimiser steps of both stages.
+
+    Args:
+        histories: what `history.json` of each stage holds.
+        without: the same of a run without SPR and HAE, drawn in grey beside it.
+    """
+    figure = Figure(figsize=(10.5, 5.6), layout="constrained")
+    panels = list(figure.subplots(2, 2).flat)
+    titles = ("Loss of the language model", "Share of routed heads that are on", "SPR", "HAE")
     for axes, title in zip(panels, titles, strict=True):
         axes.set_title(title)
         axes.grid(axis="y")
-        axes.set_xlabel("optimiser step")
-    start, routed = 0, False
-    for number, history in enumerate(histories):
-        steps = history["steps"]
-        x = start + np.arange(1, len(steps) + 1)
-        colors = (SUBJECT, OTHER)
-        _line(panels[0], x, [step["lm_loss"] for step in steps], colors[0])
-        if steps and "active_heads" in steps[0]:
-            routed = True
-            target = history["target_active_heads"]
-            edges = [start + 0.5, start + len(steps) + 0.5]
-            panels[1].fill_between(edges, target - BAND, target + BAND, color=SUBJECT, alpha=0.12, linewidth=0)
-            _line(panels[1], x, [step["active_heads"] for step in steps], colors[0])
-            for name, color in (("spr", SUBJECT), ("hae", LOOKALIKE)):
-                label = name.upper() if number == 0 else None
-                _line(panels[2], x, [step[name] for step in steps], color, label)
-        start += len(steps)
-        for axes in panels:
-            if number:
-                axes.axvline(start - len(steps) + 0.5, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
-    panels[0].set_ylim(0, 1.2 * max(step["lm_loss"] for history in histories for step in history["steps"]))
-    panels[1].set_ylim(0, 1.05)
-    for axes in panels:
-        axes.set_xlim(0, start + 1)
-    _stage_names(panels[0], histories)
+    loss, active, spr, hae = panels
+    x = _steps(histories)
+    total = sum(map(len, x))
+    label, other_label = ("with SPR and HAE", "without") if without else (None, None)
+    _line(loss, np.concatenate(x), _values(histories, "lm_loss"), SUBJECT, label)
+    if without:
+        _line(loss, np.concatenate(_steps(without)), _values(without, "lm_loss"), MUTED, other_label, dashed=True)
+    loss.set_ylim(0, 1.2 * max(_values([*histories, *without], "lm_loss")))
+    routed = any("active_heads" in step for history in histories for step in history["steps"])
     if routed:
-        panels[2].legend(frameon=False)
+        target = histories[0]["target_active_heads"]
+        active.axhspan(target - BAND, target + BAND, color=SUBJECT, alpha=0.12, linewidth=0)
+        active.axhline(target, color=SUBJECT, linewidth=0.8, linestyle=(0, (4, 3)))
+        _line(active, np.concatenate(x), _values(histories, "active_heads"), SUBJECT, label)
+        if without:
+            _line(active, np.concatenate(_steps(without)), _values(without, "active_heads"), MUTED, other_label, True)
+        values = np.array(_values(histories, "spr"))
+        _line(spr, np.concatenate(x), values, SUBJECT, "SPR")
+        _line(spr, np.concatenate(x), values * _values(histories, "beta"), OTHER, "times its coefficient β")
+        _line(hae, np.concatenate(x), _values(histories, "hae"), LOOKALIKE)
+        spr.legend(frameon=False)
+        for axes in (spr, hae):
+            axes.set_ylim(bottom=0)
     else:
         for axes in panels[1:]:
             axes.text(0.5, 0.5, "no routed heads", transform=axes.transAxes, ha="center", color=MUTED)
+    active.set_ylim(0, 1.05)
+    if without:
+        for axes in (loss, active):
+            axes.legend(frameon=False)
+    for axes in panels:
+        axes.set_xlim(0, total + 1)
+        for steps in x[1:]:
+            axes.axvline(steps[0] - 0.5, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
+    for axes in panels[2:]:
+        axes.set_xlabel("optimiser step")
+    _stage_names(loss, histories)
     return figure
 
 
-def _line(axes: Axes, x: np.ndarray, y: Sequence[float], color: str, label: str | None = None) -> None:
-    axes.plot(x, y, color=color, linewidth=1.6, marker="o" if len(x) < 25 else None, markersize=3, label=label)
+def _steps(histories: Sequence[dict[str, Any]]) -> list[np.ndarray]:
+    """Step numbers of each stage, counted on from the stage before."""
+    ends = np.cumsum([len(history["steps"]) for history in histories])
+    return [np.arange(1, len(h["steps"]) + 1) + end - len(h["steps"]) for h, end in zip(histories, ends, strict=True)]
+
+
+def _values(histories: Sequence[dict[str, Any]], name: str) -> list[float]:
+    return [step[name] for history in histories for step in history["steps"]]
+
+
+def _line(axes: Axes, x: np.ndarray, y: Sequence[float], color: str, label: str | None = None, dashed: bool = False):
+    """A curve; a long one as its running mean, with the values faintly behind it."""
+    style = {"color": color, "linewidth": 1.8, "linestyle": "--" if dashed else "-", "label": label}
+    if len(x) < 25:
+        axes.plot(x, y, marker="o", markersize=3, **style)
+        return
+    axes.plot(x, y, color=color, linewidth=0.8, alpha=0.35)
+    axes.plot(x[SMOOTHED // 2 : -(SMOOTHED // 2)], np.convolve(y, np.ones(SMOOTHED) / SMOOTHED, "valid"), **style)
 
 
 def _stage_names(axes: Axes, histories: Sequence[dict[str, Any]]) -> None:
@@ -179,4 +209,37 @@ def roc(lines: Sequence[Line]) -> Figure:
     axes.set_aspect("equal")
     axes.grid()
     axes.legend(frameon=False, loc="lower right", title="AUROC against", title_fontsize=9, fontsize=9)
+    return figure
+
+
+def head_maps(activation: dict[str, Any], subject: str) -> Figure:
+    """Two maps, layers by heads, of how often a routed head is on for a subject token, and their difference.
+
+    Args:
+        activation: what `write_head_activation` returned, with both kinds of clips.
+    """
+    rows = [f"layer {row['layer']} {row['attention']}" for row in activation["rows"]]
+    figure, panels = _axes(10.5, 1.5 + 0.42 * len(rows), columns=3)
+    shift = np.array(activation["difference"]["active"])
+    reach = max(0.05, float(np.abs(shift).max()))
+    maps = (
+        (f"{subject} in the clip", activation["present"]["active"], "YlGnBu", (0.0, 1.0), "{:.2f}"),
+        (f"{subject} not in the clip", activation["absent"]["active"], "YlGnBu", (0.0, 1.0), "{:.2f}"),
+        ("difference", shift, "RdBu_r", (-reach, reach), "{:+.2f}"),
+    )
+    for axes, (title, values, colors, (low, high), form) in zip(panels, maps, strict=True):
+        values = np.array(values)
+        image = axes.imshow(values, cmap=colors, vmin=low, vmax=high, aspect="auto")
+        axes.set_title(title)
+        axes.set_xticks(range(values.shape[1]), [str(head) for head in activation["heads"]])
+        axes.set_yticks(range(len(rows)), rows if axes is panels[0] else [], color=INK)
+        axes.set_xlabel("head")
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        figure.colorbar(image, ax=axes, shrink=0.9)
+        for (row, column), value in np.ndenumerate(values):
+            strong = (value - low) / (high - low)
+            light = strong > 0.6 if colors == "YlGnBu" else abs(strong - 0.5) > 0.35
+            axes.text(column, row, form.format(value), ha="center", va="center", fontsize=8,
+                      color="white" if light else INK)  # fmt: skip
     return figure

@@ -62,7 +62,7 @@ def existence_scores(answers: ExistenceAnswers, calibrated: bool = True) -> dict
 
 def accuracy(right: np.ndarray) -> float | None:
     """Share of right answers; `right` is (N,) bool."""
-    return np.count_nonzero(right) / len(right) if len(right) else None
+    return int(np.count_nonzero(right)) / len(right) if len(right) else None
 
 
 def balanced_accuracy(present: np.ndarray, right: np.ndarray) -> float | None:
@@ -169,6 +169,17 @@ def bleu(answers: Sequence[str], golds: Sequence[str], order: int = 1) -> float 
         MissingBackendError: sacrebleu is not installed.
     """
     return bleu_of_counts(bleu_counts(answers, golds), order)
+
+
+def bleu_signature(order: int = 1) -> str:
+    """sacrebleu's signature of `bleu` with this order: everything that decides the number, and the version.
+
+    Raises:
+        MissingBackendError: sacrebleu is not installed.
+    """
+    metric = _bleu()(max_ngram_order=order, effective_order=True)
+    metric.corpus_score(["a"], [["a"]])  # the number of references is known after a score only
+    return f"{metric.get_signature()}|order:{order}"
 
 
 def _bleu() -> Callable:

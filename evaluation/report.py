@@ -18,11 +18,24 @@ import numpy as np
 from ..errors import MissingBackendError, PVChatError
 from ..files import write_bytes, write_text
 from ..modeling_pvchat.video_processing_pvchat import frame_indices, read_video
+from .findings import p_value
+from .head_activation import in_words, read_head_activation
+from .metrics import normalise_text
 from .presence import ABSENT, PRESENT, parse_presence
 from .scoring import Line, read_lines
-from .table import COLUMNS, LOWER_IS_BETTER, number, score_rows, text_rows, verdict
+from .table import (
+    COLUMNS,
+    LOWER_IS_BETTER,
+    absences,
+    methods,
+    number,
+    score_rows,
+    text_rows,
+    verdict,
+)
 
 STAGES = ("stage1", "stage2")
+WITHOUT = "without_sparsity"  # beside the stages: the same training without SPR and HAE, where a run has it
 FILM_CLIPS = 8
 FILM_FRAMES = 4
 FRAME_HEIGHT = 112  # pixels
@@ -44,7 +57,7 @@ def write_report(out: str | Path, dataset, run: str | Path | None = None) -> Pat
         out: folder with `scores.json` and `answers.jsonl` of `evaluate`.
         dataset: the `LocalDataset` that was evaluated on.
         run: the run folder; `stage1/history.json` and `stage2/history.json` in it, where they exist, give the training
-            curves.
+            curves, and those in its `without_sparsity/` the curves to compare them with.
 
     Raises:
         PVChatError: the folder holds no evaluation, or a clip cannot be read.
@@ -60,12 +73,14 @@ def write_report(out: str | Path, dataset, run: str | Path | None = None) -> Pat
     out = Path(out)
     scores = _read_json(out / "scores.json")
     lines = read_lines(out / "answers.jsonl")
-    stages = () if run is None else (Path(run) / name / "history.json" for name in STAGES)
-    histories = [_read_json(path) for path in stages if path.exists()]
+    histories, without = ([], []) if run is None else (read_histories(Path(run) / part) for part in ("", WITHOUT))
+    activation = read_head_activation(out)
     subject = scores["details"]["subject"]
     drawings: dict[str, Callable] = {"controls": lambda: figures.systems(scores)}
-    if any(history["steps"] for history in histories):
-        drawings["training"] = lambda: figures.training(histories)
+    if histories:
+        drawings["training"] = lambda: figures.training(histories, without)
+    if activation.get("difference"):
+        drawings["heads"] = lambda: figures.head_maps(activation, subject)
     if scores["existence"]["auroc"] is not None:
         drawings["margins"] = lambda: figures.margins(lines, subject)
         drawings["roc"] = lambda: figures.roc(lines)
@@ -88,9 +103,13 @@ def write_report(out: str | Path, dataset, run: str | Path | None = None) -> Pat
         lower=LOWER_IS_BETTER,
         systems=score_rows(scores),
         texts=text_rows(scores),
-        missing=scores["details"]["missing"],
+        findings=scores["details"]["findings"],
+        notes=[*methods(scores), *absences(scores)],
         number=number,
+        p_value=p_value,
         pictures=pictures,
+        compared=bool(without),
+        heads=in_words(activation, subject),
         film=filmstrip(lines, dataset),
         origins=origin_rows(dataset),
         dataset=dataset.manifest,
@@ -98,6 +117,12 @@ def write_report(out: str | Path, dataset, run: str | Path | None = None) -> Pat
     )
     write_text(out / "index.html", page)
     return out / "index.html"
+
+
+def read_histories(run: Path) -> list[dict[str, Any]]:
+    """Training histories of the stages of a run that took a step."""
+    paths = (run / name / "history.json" for name in STAGES)
+    return [history for history in map(_read_json, filter(Path.exists, paths)) if history["steps"]]
 
 
 def filmstrip(lines: Sequence[Line], dataset) -> list[dict[str, Any]]:
@@ -141,7 +166,11 @@ def _is_right(line: Line) -> bool | None:
     said = parse_presence(line["answer"], line["subject"])
     if line["category"] == "existence":
         return said == (PRESENT if line["present"] else ABSENT)
-    return None if line["present"] else said == ABSENT
+    if not line["present"]:
+        return said == ABSENT
+    if line["source"] == "truth":
+        return normalise_text(line["answer"]) == normalise_text(line["gold"])
+    return None
 
 
 def origin_rows(dataset) -> list[dict[str, Any]]:

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
-from .scoring import CATEGORIES, CONTROLS
+from .findings import TITLES, p_value, verdict
+from .scoring import CATEGORIES, CONTROLS, RULES
 
-TITLES = {
-    "constant_yes": "always yes",
-    "constant_no": "always no",
-    "text_only": "no picture (text only)",
-    "no_adapter": "base without the adapter",
-    "wrong_adapter": "another subject's adapter",
-    "reference_in_prompt": "reference clip in the prompt",
-    "embedding_gate": "face comparison alone",
-}
 COLUMNS = {
     "balanced_accuracy": "balanced accuracy",
     "accuracy": "accuracy",
@@ -23,40 +15,19 @@ COLUMNS = {
     "auroc": "AUROC",
     "ece": "ECE",
 }
+TEXT_TITLES = {
+    "bertscore": "BERTScore F1",
+    "es": "ES, judged (0 to 5)",
+    "dc": "DC, judged (0 to 5)",
+    "es_rule": "ES by rules (0 to 5)",
+    "dc_rule": "DC by rules (0 to 5)",
+}
 LOWER_IS_BETTER = ("false_accept_lookalike", "false_accept_stranger", "ece")
 
 
-class Verdict(NamedTuple):
-    """`passed`: better than every control, and the interval is above the best one."""
-
-    passed: bool
-    text: str
-
-
-def verdict(scores: dict[str, Any]) -> Verdict:
-    """Whether the adapter was worth its training, by balanced accuracy on existence questions."""
-    subject = scores["details"]["subject"]
-    score = scores["existence"]["balanced_accuracy"]
-    if score is None:
-        return Verdict(False, f"No verdict: the test clips are all with, or all without {subject}.")
-    known = {name: control for name, control in scores["controls"].items() if control}
-    best = max(known, key=lambda name: known[name]["balanced_accuracy"])
-    bar = known[best]["balanced_accuracy"]
-    against = f"the best control ({TITLES[best]}) reaches {bar:.2f}"
-    reached = f"balanced accuracy {score:.2f}"
-    missing = [TITLES[name] for name in ("no_adapter", "wrong_adapter") if not known.get(name)]
-    interval = scores["intervals"]["existence"]["balanced_accuracy"]
-    if score <= bar:
-        return Verdict(False, f"Not worth its training: {reached}, while {against}.")
-    if interval is None or interval[0] <= bar:
-        return Verdict(False, f"Ahead of the controls, not for certain: {reached}, {against}; use more test clips.")
-    if missing:
-        return Verdict(False, f"Ahead of the controls that ran: {reached}, {against}; not run: {', '.join(missing)}.")
-    return Verdict(True, f"The adapter beats every control: {reached}, {against}.")
-
-
 def score_rows(scores: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row per system: `title`, `scores` (None: not run), `intervals`, `reason` why it is missing."""
+    """One row per system: `title`, `scores` (None: not run), `intervals`, `reason` why it is missing, and `paired`: by
+    how much the adapter is better (None for itself)."""
     rows = [
         {
             "name": "adapter",
@@ -64,6 +35,7 @@ def score_rows(scores: dict[str, Any]) -> list[dict[str, Any]]:
             "scores": scores["existence"],
             "intervals": scores["intervals"]["existence"],
             "reason": None,
+            "paired": None,
         }
     ]
     for name in CONTROLS:
@@ -74,19 +46,28 @@ def score_rows(scores: dict[str, Any]) -> list[dict[str, Any]]:
                 "scores": scores["controls"][name],
                 "intervals": scores["intervals"]["controls"][name],
                 "reason": scores["details"]["missing"].get(f"controls.{name}"),
+                "paired": scores["paired"][name],
             }
         )
     return rows
 
 
 def text_rows(scores: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows about the texts: BLEU, and per category exactness and refusals; the base's value beside each."""
+    """Rows about the texts: BLEU, BERTScore, ES, DC, the rules, and per category exactness and refusals; the base's
+    value beside each. What was not computed has no row."""
     base, intervals = scores["controls"]["no_adapter"] or {}, scores["intervals"]
     rows = [
         {"title": f"BLEU-{order}, all answers", "value": scores[f"bleu{order}"], "n": scores["details"]["questions"],
          "interval": intervals[f"bleu{order}"], "base": base.get(f"bleu{order}")}
         for order in (1, 4)
     ]  # fmt: skip
+    for name, title in TEXT_TITLES.items():
+        value = scores[name]["f1"] if name == "bertscore" and scores[name] else scores[name]
+        if value is not None:
+            rows.append(
+                {"title": title, "value": value, "n": scores["details"]["questions"],
+                 "interval": intervals[name], "base": base.get(name) if name in RULES else None}
+            )  # fmt: skip
     labels = {"bleu1": "BLEU-1", "exact": "exactly right (truth known)", "refused": "says so when absent"}
     for category in CATEGORIES:
         found = scores["categories"][category]
@@ -113,7 +94,7 @@ def number(value: float | None, interval: list[float] | None = None) -> str:
 
 
 def scores_table(scores: dict[str, Any]):
-    """A rich renderable: existence with controls, texts, and the verdict below."""
+    """A rich renderable: existence with controls, texts, and below what the numbers rest on, findings, verdict."""
     from rich.console import Group
     from rich.markup import escape
     from rich.table import Table
@@ -125,6 +106,7 @@ def scores_table(scores: dict[str, Any]):
     systems.add_column("who answers")
     for label in COLUMNS.values():
         systems.add_column(label, justify="right")
+    systems.add_column("adapter is better by", justify="right")
     for row in score_rows(scores):
         cells = ["-"] * len(COLUMNS)
         if row["scores"]:
@@ -133,6 +115,7 @@ def scores_table(scores: dict[str, Any]):
                 number(row["scores"][name], spans.get(name) if name == "balanced_accuracy" else None)
                 for name in COLUMNS
             ]
+        cells.append(better_by(row["paired"]))
         systems.add_row(escape(row["title"]), *cells, style="bold" if row["name"] == "adapter" else None)
     texts = Table(title="What the answers say", title_justify="left")
     for label in ("score", "value", "base alone", "n"):
@@ -140,4 +123,45 @@ def scores_table(scores: dict[str, Any]):
     for row in text_rows(scores):
         texts.add_row(row["title"], number(row["value"], row["interval"]), number(row["base"]), str(row["n"]))
     result = verdict(scores)
-    return Group(systems, texts, Text(result.text, style="bold green" if result.passed else "bold yellow"))
+    notes = [Text(line, style="dim") for line in (*methods(scores), *absences(scores))]
+    findings = [Text(f"Note: {line}", style="yellow") for line in scores["details"]["findings"]]
+    words = Text(result.text, style="bold green" if result.passed else "bold yellow")
+    return Group(systems, texts, *notes, *findings, words)
+
+
+def better_by(test: dict[str, Any] | None) -> str:
+    """ "+0.12, p = 0.01"; empty without a test."""
+    return "" if test is None else f"{test['difference']:+.2f}, {p_value(test['p'])}"
+
+
+def methods(scores: dict[str, Any]) -> list[str]:
+    """Lines that say how the numbers were made: test set, BLEU's signature, BERTScore's backbone, judges."""
+    details = scores["details"]
+    made, method = details["composition"], details["method"]
+    origins = ", ".join(f"{count} {name}" for name, count in made["origins"].items())
+    lines = [
+        f"Test clips: {made['clips_present']} with, {made['clips_absent']} without the subject ({origins}).",
+        f"BLEU: {method['bleu1']} and order:4. Intervals: {method['intervals']}. Seed {method['seed']}.",
+    ]
+    if scores["bertscore"]:
+        about = scores["bertscore"]
+        backbone = f"{about['backbone']}, layer {about['layer']} ({about['hash']})"
+        lines.append(f"BERTScore: {backbone}; {about['empty']} empty answers score 0.")
+    if details["judge"]:
+        for judge in details["judge"]["judges"]:
+            dropped = f", {judge['invalid']} of {judge['n']} without a valid rating" if judge["invalid"] else ""
+            means = f"ES {number(judge['es'])}, DC {number(judge['dc'])}"
+            lines.append(f"Judge {judge['judge']}, run {judge['run']}: {means}{dropped}.")
+        for name, found in (details["judge"]["agreement"] or {}).items():
+            values = f"weighted kappa {number(found['kappa'])}, equal {number(found['exact'])}, n = {found['n']}"
+            lines.append(f"Agreement on {name.upper()}: {values}.")
+    return lines
+
+
+def absences(scores: dict[str, Any]) -> list[str]:
+    """ "ES: not computed: ...", one line per reason."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in scores["details"]["missing"].items():
+        title = TITLES.get(name.removeprefix("controls."), name.upper() if len(name) == 2 else name)
+        reasons.setdefault(reason, []).append(title)
+    return [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]

@@ -97,12 +97,15 @@ class Families:
 
 
 def draw_pairs(families: int, rng: np.random.Generator, hard_share: float) -> list[tuple[int, int, int]]:
-    """(clip shown, clip that the subject tokens come from, same person) of a batch; half of them are the same."""
+    """(clip shown, clip that the subject tokens come from, same person) of a batch.
+
+    Two of five are the same: to accept somebody else is worse than to miss the person.
+    """
     pairs = []
     for family in range(families):
         first, other = FAMILY * family, FAMILY * int((family + 1 + rng.integers(families - 1)) % families)
         pairs += [(first, first + 1, 1), (first + 1, first, 1)]
-        for _ in range(2):
+        for _ in range(3):
             if rng.random() < hard_share:
                 mixed = [(first + 2, first), (first + 3, first + 1), (first, first + 2), (first + 1, first + 3)]
                 pairs.append((*mixed[int(rng.integers(4))], 0))

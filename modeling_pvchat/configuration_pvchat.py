@@ -4,9 +4,10 @@ Defaults are those of the published system: InternVideo2-1B, a BERT-base-sized Q
 heads (ReMoH), and Mistral-7B-Instruct-v0.3.
 """
 
-from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
-from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+
+# `strict` is huggingface_hub's; by way of transformers, remote code needs no package that its loader does not name.
+from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec, strict
 
 ROUTINGS = ("none", "moh", "remoh")
 ROUTING_INITS = ("identity", "reference")

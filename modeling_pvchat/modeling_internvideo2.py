@@ -12,7 +12,9 @@ from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_pvchat import PVChatVisionConfig
 
@@ -80,6 +82,19 @@ def eager_attention_forward(
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
+def want_gradient(layer: GradientCheckpointingLayer, hidden_states: torch.Tensor) -> torch.Tensor:
+    """The input of a layer that is about to run, (V, S, D).
+
+    Reentrant checkpointing gives a layer no gradients, and says nothing, if none of its inputs wants one: with frozen
+    embeddings the first layer that trains would stay as it is. Asking here, and not at the embeddings, leaves the
+    frozen layers in front of it out of the backward pass.
+    """
+    asks = layer.training and layer.gradient_checkpointing and torch.is_grad_enabled()
+    if asks and not hidden_states.requires_grad and any(p.requires_grad for p in layer.parameters()):
+        return hidden_states.detach().requires_grad_()
+    return hidden_states
+
+
 class PVChatVisionRMSNorm(nn.Module):
     """RMSNorm computed in float32 and cast back before the weight is applied."""
 
@@ -144,7 +159,8 @@ class PVChatVisionAttention(nn.Module):
         query, key, value = self.qkv(hidden_states).chunk(3, dim=-1)
         return self.q_norm(query), self.k_norm(key), value
 
-    def forward(self, hidden_states: torch.Tensor, **kwargs) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(V, S, D) -> (V, S, D) and, from eager attention only, the (V, N, S, S) weights"""
         batch, tokens, dim = hidden_states.shape
         query, key, value = (
             x.view(batch, tokens, self.num_heads, self.head_dim).transpose(1, 2)
@@ -153,8 +169,10 @@ class PVChatVisionAttention(nn.Module):
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
-        output, _ = attention_interface(self, query, key, value, None, dropout=0.0, scaling=self.scaling, **kwargs)
-        return self.proj(output.reshape(batch, tokens, dim))
+        output, weights = attention_interface(
+            self, query, key, value, None, dropout=0.0, scaling=self.scaling, **kwargs
+        )
+        return self.proj(output.reshape(batch, tokens, dim)), weights
 
 
 class PVChatVisionMLP(nn.Module):
@@ -182,7 +200,8 @@ class PVChatVisionLayer(GradientCheckpointingLayer):
 
     def forward(self, hidden_states: torch.Tensor, **kwargs) -> torch.Tensor:
         """(V, S, D) -> (V, S, D)"""
-        hidden_states = hidden_states + self.layer_scale1 * self.attention(self.norm1(hidden_states), **kwargs)
+        attended, _ = self.attention(self.norm1(hidden_states), **kwargs)
+        hidden_states = hidden_states + self.layer_scale1 * attended
         return hidden_states + self.layer_scale2 * self.mlp(self.norm2(hidden_states))
 
 
@@ -199,6 +218,8 @@ class PVChatVisionModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": PVChatVisionLayer, "attentions": PVChatVisionAttention}
 
     def __init__(self, config: PVChatVisionConfig):
         super().__init__(config)
@@ -211,16 +232,31 @@ class PVChatVisionModel(PreTrainedModel):
         super()._init_weights(module)
         init_vision_weights(module)
 
-    def run_layers(self, hidden_states: torch.Tensor, start: int = 0, stop: int | None = None, **kwargs):
-        """Blocks `start` to `stop` (exclusive; `None` for all) on (V, S, D) token states."""
-        for layer in self.layers[start:stop]:
-            hidden_states = layer(hidden_states, **kwargs)
-        return hidden_states
+    @capture_outputs
+    def forward(
+        self,
+        pixel_values_videos: torch.Tensor | None = None,
+        hidden_states: torch.Tensor | None = None,
+        start: int = 0,
+        stop: int | None = None,
+        **kwargs,
+    ) -> BaseModelOutput:
+        """Runs blocks `start` to `stop` (exclusive; `None` for all).
 
-    def forward(self, pixel_values_videos: torch.Tensor, **kwargs) -> torch.Tensor:
-        """(V, C, T, H, W) -> (V, S, D)"""
-        hidden_states = self.embeddings(pixel_values_videos.to(self.embeddings.patch_embedding.weight.dtype))
-        return self.run_layers(hidden_states, **kwargs)
+        Args:
+            pixel_values_videos: (V, C, T, H, W), or instead
+            hidden_states: (V, S, D), the states after the first `start` blocks.
+
+        Returns:
+            `last_hidden_state` (V, S, D); with `output_hidden_states` and `output_attentions` (eager attention only)
+            also the input and output of every block that ran, and its (V, N, S, S) weights.
+        """
+        if hidden_states is None:
+            weight = self.embeddings.patch_embedding.weight
+            hidden_states = self.embeddings(pixel_values_videos.to(weight.dtype))
+        for layer in self.layers[start:stop]:
+            hidden_states = layer(want_gradient(layer, hidden_states), **kwargs)
+        return BaseModelOutput(last_hidden_state=hidden_states)
 
 
 def init_vision_weights(module: nn.Module):

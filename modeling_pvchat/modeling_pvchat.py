@@ -15,8 +15,10 @@ from torch.nn import functional as F
 from transformers import AutoModel
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils import can_return_tuple
+from transformers.utils.import_utils import torch_compilable_check
 
 from .configuration_pvchat import PVChatConfig
 from .modeling_internvideo2 import PVChatVisionModel, init_vision_weights
@@ -24,43 +26,33 @@ from .modeling_qformer import PVChatQFormerModel, init_router_weights
 
 
 @dataclass
-class PVChatVideoFeatures(ModelOutput):
+class PVChatVideoFeatures(BaseModelOutputWithPooling):
     """What the language model reads of a video.
 
     Args:
-        pooler_output: (V, N * Q, D_t), tile after tile.
         last_hidden_state: (V * N, Q, D_q) Q-Former output.
+        pooler_output: (V, N * Q, D_t), tile after tile.
+        hidden_states, attentions: of the video encoder, if asked for, see `PVChatVisionModel.forward`.
         router_logits, alpha_logits: per routed attention, (V * N, Q, R) and (V * N, Q, 2).
     """
 
-    pooler_output: torch.Tensor | None = None
-    last_hidden_state: torch.Tensor | None = None
     router_logits: tuple[torch.Tensor, ...] | None = None
     alpha_logits: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
-class PVChatModelOutput(ModelOutput):
+class PVChatModelOutput(BaseModelOutputWithPast):
     """Hidden states (B, L, D_t) of the language model; routing tensors as in `PVChatVideoFeatures`."""
 
-    last_hidden_state: torch.Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
     router_logits: tuple[torch.Tensor, ...] | None = None
     alpha_logits: tuple[torch.Tensor, ...] | None = None
     video_hidden_states: torch.Tensor | None = None
 
 
 @dataclass
-class PVChatCausalLMOutput(ModelOutput):
+class PVChatCausalLMOutput(CausalLMOutputWithPast):
     """Loss (scalar, if labels were given) and logits (B, L, vocabulary); routing as in `PVChatVideoFeatures`."""
 
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
     router_logits: tuple[torch.Tensor, ...] | None = None
     alpha_logits: tuple[torch.Tensor, ...] | None = None
     video_hidden_states: torch.Tensor | None = None
@@ -77,7 +69,7 @@ class PVChatPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _can_compile_fullgraph = False
+    _can_compile_fullgraph = True
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -102,12 +94,6 @@ class PVChatModel(PVChatPreTrainedModel):
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
 
-    def get_input_embeddings(self):
-        return self.language_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value):
-        self.language_model.set_input_embeddings(value)
-
     def encode_video(self, pixel_values_videos: torch.Tensor, num_layers: int | None = None) -> torch.Tensor:
         """Runs the first `num_layers` blocks of the video encoder (all by default).
 
@@ -117,33 +103,25 @@ class PVChatModel(PVChatPreTrainedModel):
         Returns:
             (V, N, S, D_v), before `vision_layernorm`; may be passed back as `vision_hidden_states`.
         """
-        videos, tiles = pixel_values_videos.shape[:2]
-        clips = pixel_values_videos.flatten(0, 1).transpose(1, 2)  # (V*N, C, T, H, W)
-        hidden_states = self.vision_tower.embeddings(clips.to(self.dtype))
-        hidden_states = self.vision_tower.run_layers(hidden_states, stop=num_layers)
-        return hidden_states.unflatten(0, (videos, tiles))
+        states = self._encode_video(pixel_values_videos, num_layers).last_hidden_state
+        return states.unflatten(0, pixel_values_videos.shape[:2])
 
-    def query_embeds(self, batch: int) -> torch.Tensor:
-        """All queries, subject tokens last, for every clip: (batch, Q, D_q).
+    def _encode_video(self, pixel_values_videos: torch.Tensor, num_layers: int | None = None, **kwargs):
+        clips = pixel_values_videos.flatten(0, 1).transpose(1, 2)  # (V*N, C, T, H, W)
+        return self.vision_tower(clips, stop=num_layers, **kwargs)
+
+    def query_embeds(self, batch: int, device: torch.device) -> torch.Tensor:
+        """All queries, subject tokens last, for every clip: (batch, Q, D_q) on `device`.
 
         Embeddings are looked up with (batch, n) ids so that a batch may mix subjects.
         """
+        config = self.config
         tables = (self.query_tokens, self.extra_query_tokens, self.subject_tokens)
-        rows = (
-            self.config.num_query_tokens,
-            self.config.num_extra_query_tokens,
-            self.config.num_subject_tokens,
-        )
-        device = self.query_tokens.weight.device
-        return torch.cat(
-            [
-                table(torch.arange(count, device=device).expand(batch, -1))
-                for table, count in zip(tables, rows, strict=True)
-                if count
-            ],
-            dim=1,
-        )
+        counts = (config.num_query_tokens, config.num_extra_query_tokens, config.num_subject_tokens)
+        ids = [torch.arange(count, device=device).expand(batch, -1) for count in counts]
+        return torch.cat([table(i).to(device) for table, i in zip(tables, ids, strict=True) if i.shape[1]], dim=1)
 
+    @can_return_tuple
     def get_video_features(
         self,
         pixel_values_videos: torch.Tensor | None = None,
@@ -151,6 +129,7 @@ class PVChatModel(PVChatPreTrainedModel):
         vision_layers_done: int | None = None,
         qformer_input_ids: torch.Tensor | None = None,
         qformer_attention_mask: torch.Tensor | None = None,
+        **kwargs,
     ) -> PVChatVideoFeatures:
         """Video to language-model-ready tokens.
 
@@ -159,6 +138,7 @@ class PVChatModel(PVChatPreTrainedModel):
             vision_hidden_states: (V, N, S, D_v) states after `vision_layers_done` encoder blocks (all by default).
             qformer_input_ids, qformer_attention_mask: (V * N, L_q) instruction for the Q-Former (the base model's
                 training used one; PVChat's does not).
+            kwargs: `output_hidden_states` and `output_attentions` of the video encoder.
 
         Raises:
             ValueError: both or neither of pixels and states are given.
@@ -166,18 +146,18 @@ class PVChatModel(PVChatPreTrainedModel):
         if (pixel_values_videos is None) == (vision_hidden_states is None):
             raise ValueError("Give pixel_values_videos or vision_hidden_states, one of the two.")
         if vision_hidden_states is None:
-            vision_hidden_states = self.encode_video(pixel_values_videos)
-        elif vision_layers_done is not None and vision_layers_done < len(self.vision_tower.layers):
-            shape = vision_hidden_states.shape
-            vision_hidden_states = self.vision_tower.run_layers(
-                vision_hidden_states.flatten(0, 1).to(self.dtype), start=vision_layers_done
-            ).reshape(shape)
-        videos, tiles = vision_hidden_states.shape[:2]
-        encoder_states = self.vision_layernorm(
-            vision_hidden_states.flatten(0, 1).to(self.vision_layernorm.weight.dtype)
-        )
+            videos, tiles = pixel_values_videos.shape[:2]
+            encoded = self._encode_video(pixel_values_videos, **kwargs)
+        else:
+            videos, tiles = vision_hidden_states.shape[:2]
+            done = len(self.vision_tower.layers) if vision_layers_done is None else vision_layers_done
+            states = vision_hidden_states.flatten(0, 1)
+            if done < len(self.vision_tower.layers):
+                states = states.to(self.dtype)
+            encoded = self.vision_tower(hidden_states=states, start=done, **kwargs)
+        encoder_states = self.vision_layernorm(encoded.last_hidden_state.to(self.vision_layernorm.weight.dtype))
         outputs = self.qformer(
-            self.query_embeds(videos * tiles),
+            self.query_embeds(videos * tiles, encoder_states.device),
             encoder_states,
             input_ids=qformer_input_ids,
             attention_mask=qformer_attention_mask,
@@ -189,6 +169,8 @@ class PVChatModel(PVChatPreTrainedModel):
             last_hidden_state=queries,
             router_logits=outputs.router_logits,
             alpha_logits=outputs.alpha_logits,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
         )
 
     def pool_to_subject_tokens(self, queries: torch.Tensor) -> torch.Tensor:
@@ -214,22 +196,29 @@ class PVChatModel(PVChatPreTrainedModel):
         return self.pool_to_subject_tokens(features.last_hidden_state).unflatten(0, (videos, -1)).mean(dim=1)
 
     def get_placeholder_mask(
-        self, input_ids: torch.Tensor, inputs_embeds: torch.Tensor, video_features: torch.Tensor
+        self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor, video_features: torch.Tensor
     ) -> torch.Tensor:
-        """(B, L, D_t) boolean mask of the `<video>` positions.
+        """(B, L, D_t) boolean mask of the `<video>` positions: by id, or without ids by the embedding of `<video>`.
 
         Raises:
             ValueError: the prompt has another number of placeholders than there are video tokens.
         """
-        mask = input_ids == self.config.video_token_id
-        placeholders, tokens = int(mask.sum()), video_features.shape[0] * video_features.shape[1]
-        if placeholders != tokens:
-            raise ValueError(
-                f"The prompt has {placeholders} <video> placeholders but the videos give {tokens} tokens "
-                f"({video_features.shape[0]} videos of {video_features.shape[1]})."
-            )
+        if input_ids is None:
+            placeholder = torch.tensor(self.config.video_token_id, device=inputs_embeds.device)
+            mask = (inputs_embeds == self.get_input_embeddings()(placeholder)).all(-1)
+        else:
+            mask = input_ids == self.config.video_token_id
+        placeholders, (videos, tokens) = mask.sum(), video_features.shape[:2]
+        torch_compilable_check(
+            placeholders == videos * tokens,
+            lambda: (
+                f"The prompt has {int(placeholders)} <video> placeholders but the videos give "
+                f"{videos * tokens} tokens ({videos} videos of {tokens})."
+            ),
+        )
         return mask[..., None].expand_as(inputs_embeds)
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -243,6 +232,7 @@ class PVChatModel(PVChatPreTrainedModel):
         use_cache: bool | None = None,
         qformer_input_ids: torch.Tensor | None = None,
         qformer_attention_mask: torch.Tensor | None = None,
+        mm_encoder_outputs: dict[str, PVChatVideoFeatures] | None = None,
         **kwargs,
     ) -> PVChatModelOutput:
         """Reads text with videos in it.
@@ -250,8 +240,11 @@ class PVChatModel(PVChatPreTrainedModel):
         Args:
             input_ids: (B, L); videos fill the `<video>` placeholders in order.
             pixel_values_videos, vision_hidden_states, vision_layers_done, qformer_*: see `get_video_features`. Ignored
-                when `input_ids` holds no placeholder (decoding steps).
+                after the start of a sequence when `input_ids` holds no placeholder (decoding steps).
             attention_mask: (B, L) of 0 and 1, or a prepared (B, 1, L, L) mask.
+            inputs_embeds: (B, L, D_t) instead of ids; placeholders are the positions that hold `<video>`'s embedding.
+            mm_encoder_outputs: `{"video": get_video_features(...)}` in place of pixels or states. `generate` uses it,
+                so that a video is encoded once however many beams read it.
 
         Raises:
             ValueError: both or neither of `input_ids` and `inputs_embeds`, a placeholder mismatch, or no video at all
@@ -261,24 +254,25 @@ class PVChatModel(PVChatPreTrainedModel):
             raise ValueError("Give input_ids or inputs_embeds, one of the two.")
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
-        features = None
         has_video = pixel_values_videos is not None or vision_hidden_states is not None
-        if has_video and input_ids is None:
-            raise ValueError("Videos need input_ids: the placeholders say where they go.")
-        decoding = past_key_values is not None and past_key_values.get_seq_length() > 0
-        if has_video and not (decoding and not (input_ids == self.config.video_token_id).any()):
+        if has_video and mm_encoder_outputs:
+            raise ValueError("Give videos or mm_encoder_outputs, one of the two.")
+        features = (mm_encoder_outputs or {}).get("video")
+        if has_video and not self._continues(input_ids, past_key_values):
             features = self.get_video_features(
                 pixel_values_videos,
                 vision_hidden_states,
                 vision_layers_done,
                 qformer_input_ids,
                 qformer_attention_mask,
+                return_dict=True,
             )
+        if features is not None:
             video_embeds = features.pooler_output.to(inputs_embeds.device, inputs_embeds.dtype)
             mask = self.get_placeholder_mask(input_ids, inputs_embeds, video_embeds)
             inputs_embeds = inputs_embeds.masked_scatter(mask, video_embeds)
-        elif input_ids is not None and not decoding and (input_ids == self.config.video_token_id).any():
-            raise ValueError("The prompt has <video> placeholders but no video was given.")
+        elif not has_video:
+            self._check_text_only(input_ids, past_key_values)
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -297,6 +291,19 @@ class PVChatModel(PVChatPreTrainedModel):
             video_hidden_states=features.pooler_output if features is not None else None,
         )
 
+    def _continues(self, input_ids: torch.Tensor | None, past_key_values: Cache | None) -> bool:
+        """Whether these tokens go on with a sequence whose videos have been read: they hold no placeholder."""
+        if input_ids is None or past_key_values is None or past_key_values.get_seq_length() == 0:
+            return False
+        return not (input_ids == self.config.video_token_id).any()
+
+    def _check_text_only(self, input_ids: torch.Tensor | None, past_key_values: Cache | None) -> None:
+        if input_ids is None or torch.compiler.is_compiling():
+            return
+        starts = past_key_values is None or past_key_values.get_seq_length() == 0
+        if starts and (input_ids == self.config.video_token_id).any():
+            raise ValueError("The prompt has <video> placeholders but no video was given.")
+
 
 class PVChatForConditionalGeneration(PVChatPreTrainedModel, GenerationMixin):
     """PVChat with its language-model head."""
@@ -309,22 +316,27 @@ class PVChatForConditionalGeneration(PVChatPreTrainedModel, GenerationMixin):
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
 
-    def get_input_embeddings(self):
-        return self.model.get_input_embeddings()
-
-    def set_input_embeddings(self, value):
-        self.model.set_input_embeddings(value)
-
-    def get_output_embeddings(self):
-        return self.lm_head
-
-    def set_output_embeddings(self, value):
-        self.lm_head = value
-
     def get_video_features(self, *args, **kwargs) -> PVChatVideoFeatures:
         """See `PVChatModel.get_video_features`."""
         return self.model.get_video_features(*args, **kwargs)
 
+    @torch.no_grad()
+    def generate(
+        self,
+        *args,
+        vision_hidden_states: torch.Tensor | None = None,
+        vision_layers_done: int | None = None,
+        **kwargs,
+    ):
+        """As in transformers; encoder states may stand in for pixels, see `PVChatModel.get_video_features`."""
+        if vision_hidden_states is not None:
+            names = ("qformer_input_ids", "qformer_attention_mask")
+            instruction = {name: kwargs.pop(name) for name in names if name in kwargs}
+            features = self.get_video_features(None, vision_hidden_states, vision_layers_done, **instruction)
+            kwargs["mm_encoder_outputs"] = {"video": features}
+        return super().generate(*args, **kwargs)
+
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -340,6 +352,7 @@ class PVChatForConditionalGeneration(PVChatPreTrainedModel, GenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         qformer_input_ids: torch.Tensor | None = None,
         qformer_attention_mask: torch.Tensor | None = None,
+        mm_encoder_outputs: dict[str, PVChatVideoFeatures] | None = None,
         **kwargs,
     ) -> PVChatCausalLMOutput:
         """As `PVChatModel.forward`, plus the head.
@@ -360,6 +373,7 @@ class PVChatForConditionalGeneration(PVChatPreTrainedModel, GenerationMixin):
             use_cache=use_cache,
             qformer_input_ids=qformer_input_ids,
             qformer_attention_mask=qformer_attention_mask,
+            mm_encoder_outputs=mm_encoder_outputs,
             **kwargs,
         )
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep

@@ -17,12 +17,14 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.activations import ACT2FN
+from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.utils import ModelOutput
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_pvchat import PVChatQFormerConfig
-from .modeling_internvideo2 import eager_attention_forward
+from .modeling_internvideo2 import eager_attention_forward, want_gradient
 
 GATE_CLAMP = (-1.0, 10.0)
 ALPHA_CLAMP = (-1.0, 1.0)
@@ -50,12 +52,15 @@ class PVChatQFormerOutput(ModelOutput):
         router_logits: one (B, T, R) tensor per routed attention (layer by layer, self before cross): `W_r x + b`.
         alpha_logits: likewise (B, T, 2): `W_h x` before clamp and softmax.
         hidden_states: embedding output and every layer's output, if asked for.
+        attentions, cross_attentions: (B, N, T, T) and (B, N, Q, S) weights of eager attention, if asked for.
     """
 
     last_hidden_state: torch.Tensor | None = None
     router_logits: tuple[torch.Tensor, ...] | None = None
     alpha_logits: tuple[torch.Tensor, ...] | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class PVChatRouterLinear(nn.Linear):
@@ -120,8 +125,8 @@ class PVChatQFormerMultiHeadAttention(nn.Module):
         encoder_hidden_states: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         **kwargs,
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """(B, T, D) and, for cross-attention, (B, S, D_enc) -> (B, T, D), router logits, alpha logits"""
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """(B, T, D) and, for cross-attention, (B, S, D_enc) -> (B, T, D), weights, router logits, alpha logits"""
         batch, tokens, dim = hidden_states.shape
         source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         query, key, value = (
@@ -131,7 +136,7 @@ class PVChatQFormerMultiHeadAttention(nn.Module):
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
-        output, _ = attention_interface(
+        output, weights = attention_interface(
             self,
             query,
             key,
@@ -145,7 +150,7 @@ class PVChatQFormerMultiHeadAttention(nn.Module):
         if self.head_router is not None:
             scales, router_logits, alpha_logits = self.head_router(hidden_states)
             output = output * scales.to(output.dtype)[..., None]
-        return output.reshape(batch, tokens, dim), router_logits, alpha_logits
+        return output.reshape(batch, tokens, dim), weights, router_logits, alpha_logits
 
 
 class PVChatQFormerResidual(nn.Module):
@@ -174,7 +179,7 @@ class PVChatQFormerAttention(nn.Module):
         self.output = PVChatQFormerResidual(config, config.hidden_size, layer)
 
     def forward(self, hidden_states: torch.Tensor, **kwargs):
-        output, router_logits, alpha_logits = self.attention(hidden_states, **kwargs)
+        output, _, router_logits, alpha_logits = self.attention(hidden_states, **kwargs)
         return self.output(output, hidden_states), router_logits, alpha_logits
 
 
@@ -213,8 +218,11 @@ class PVChatQFormerLayer(GradientCheckpointingLayer):
         attention_mask: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
         **kwargs,
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
-        """(B, T, D), (B, S, D_enc) -> (B, T, D), router logits and alpha logits of this layer's routed attentions"""
+    ) -> tuple[torch.Tensor, ...]:
+        """(B, T, D), (B, S, D_enc) -> (B, T, D), router logits of this layer's routed attentions, their alpha logits
+
+        One flat tuple: in a nested one reentrant checkpointing would pass the routers' gradients over.
+        """
         hidden_states, *routing = self.attention(hidden_states, attention_mask=attention_mask, **kwargs)
         routings = [routing]
         queries, text = hidden_states[:, :query_length], hidden_states[:, query_length:]
@@ -227,7 +235,7 @@ class PVChatQFormerLayer(GradientCheckpointingLayer):
         if text.shape[1]:
             hidden_states = torch.cat([hidden_states, self.output(self.intermediate(text), text)], dim=1)
         routings = [routing for routing in routings if routing[0] is not None]
-        return hidden_states, tuple(r for r, _ in routings), tuple(a for _, a in routings)
+        return hidden_states, *(r for r, _ in routings), *(a for _, a in routings)
 
 
 class PVChatQFormerEmbeddings(nn.Module):
@@ -268,6 +276,12 @@ class PVChatQFormerModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {
+        "hidden_states": PVChatQFormerLayer,
+        "attentions": OutputRecorder(PVChatQFormerMultiHeadAttention, index=1, layer_name="attention.attention"),
+        "cross_attentions": OutputRecorder(PVChatQFormerMultiHeadAttention, index=1, layer_name="crossattention"),
+    }
 
     def __init__(self, config: PVChatQFormerConfig):
         super().__init__(config)
@@ -280,6 +294,7 @@ class PVChatQFormerModel(PreTrainedModel):
         super()._init_weights(module)
         init_router_weights(module)
 
+    @capture_outputs
     def forward(
         self,
         query_embeds: torch.Tensor,
@@ -287,7 +302,6 @@ class PVChatQFormerModel(PreTrainedModel):
         encoder_attention_mask: torch.Tensor | None = None,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        output_hidden_states: bool = False,
         **kwargs,
     ) -> PVChatQFormerOutput:
         """Runs the queries over the encoder's states.
@@ -305,34 +319,27 @@ class PVChatQFormerModel(PreTrainedModel):
             raise ValueError("This Q-Former has no text branch (has_text_branch=False): do not pass input_ids.")
         batch, query_length = query_embeds.shape[:2]
         hidden_states = self.embeddings(query_embeds, input_ids)
-        mask = None
         if input_ids is not None and attention_mask is not None:
             queries = attention_mask.new_ones(batch, query_length)
-            mask = self._additive_mask(torch.cat([queries, attention_mask], dim=1), hidden_states.dtype)
-        if encoder_attention_mask is not None:
-            encoder_attention_mask = self._additive_mask(encoder_attention_mask, hidden_states.dtype)
+            attention_mask = torch.cat([queries, attention_mask], dim=1)
+        else:
+            attention_mask = None
+        mask = create_bidirectional_mask(self.config, hidden_states, attention_mask)
+        cross_mask = create_bidirectional_mask(
+            self.config, hidden_states[:, :query_length], encoder_attention_mask, encoder_hidden_states
+        )
 
-        all_hidden_states = [hidden_states]
         router_logits: list[torch.Tensor] = []
         alpha_logits: list[torch.Tensor] = []
         for layer in self.encoder.layer:
-            hidden_states, layer_router_logits, layer_alpha_logits = layer(
-                hidden_states, query_length, encoder_hidden_states, mask, encoder_attention_mask, **kwargs
+            hidden_states, *routing = layer(
+                want_gradient(layer, hidden_states), query_length, encoder_hidden_states, mask, cross_mask, **kwargs
             )
-            all_hidden_states.append(hidden_states)
-            router_logits += layer_router_logits
-            alpha_logits += layer_alpha_logits
+            router_logits += routing[: len(routing) // 2]
+            alpha_logits += routing[len(routing) // 2 :]
         return PVChatQFormerOutput(
-            last_hidden_state=hidden_states,
-            router_logits=tuple(router_logits),
-            alpha_logits=tuple(alpha_logits),
-            hidden_states=tuple(all_hidden_states) if output_hidden_states else None,
+            last_hidden_state=hidden_states, router_logits=tuple(router_logits), alpha_logits=tuple(alpha_logits)
         )
-
-    @staticmethod
-    def _additive_mask(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """(B, K) of 0 and 1 -> (B, 1, 1, K) of lowest and 0"""
-        return (1.0 - mask[:, None, None, :].to(dtype)) * torch.finfo(dtype).min
 
 
 def init_router_weights(module: nn.Module):

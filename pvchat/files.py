@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,3 +31,27 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """The value as indented JSON; see `write_text`."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def move_into_place(stage: Path, folder: Path, names: Iterable[str]) -> None:
+    """Moves these files and folders from `stage` to `folder`, in place of those that are there, and deletes `stage`.
+
+    Each appears whole; for all of them to count at once, `folder` needs a file that is written after this one returns.
+    """
+    for name in names:
+        target = folder / name
+        if target.is_dir():
+            shutil.rmtree(target)
+        os.replace(stage / name, target)
+    shutil.rmtree(stage)
+
+
+def replace_folder(source: Path, target: Path) -> None:
+    """Moves `source` to `target`; an older `target` disappears only when the new one is in place."""
+    if not target.exists():
+        os.replace(source, target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent)) / target.name
+    os.replace(target, old)
+    os.replace(source, target)
+    shutil.rmtree(old.parent)

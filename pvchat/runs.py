@@ -81,21 +81,19 @@ def personalize(
     Raises:
         PVChatError: unusable input; a run folder that holds something else or a run of other inputs.
     """
-    from .dataset_builder import SubjectSpec, get_recipe, normalise_name, probe_video
-    from .dataset_builder.consent import require_consent
+    from .dataset_builder import SubjectSpec, get_recipe, normalise_name
+    from .model_card import write_adapter_card
     from .trainers.run import train_subject
 
     name = normalise_name(name)
     base = EMBEDDED_BASE if base is None else base
     recipe = get_recipe(recipe) if isinstance(recipe, str | Path) else recipe
     reference = Path(reference)
-    probe_video(reference)
     spec = SubjectSpec(name, reference, consent=_consent(consent, reference), noun=noun)
-    require_consent(spec)
     folder = Path(out) if out is not None else Path("runs") / name.strip("<>")
     inputs = {
         "name": name,
-        "reference": hashlib.sha256(reference.read_bytes()).hexdigest(),
+        "reference": _sha256(reference),
         "base": Path(base).name,
         "recipe": recipe.to_json(),
         "profile": profile,
@@ -144,6 +142,7 @@ def personalize(
     adapter = (folder / "adapter" / "adapter_model.safetensors").read_bytes()
     hashes["adapter"] = hashlib.sha256(adapter).hexdigest()
     write_json(folder / "run.json", record | {"state": "finished", "hashes": hashes, "seconds": seconds})
+    write_adapter_card(folder / "adapter")
     return Run(folder, seconds, scores)
 
 
@@ -165,6 +164,9 @@ def build(
     work: str | Path | None = None,
     only: str | None = None,
     licence_policy: str = "research",
+    engine: str = "local",
+    shard: Any | None = None,
+    resume: bool = False,
     seed: int = 0,
     progress: bool = False,
 ):
@@ -177,12 +179,11 @@ def build(
         drivers: folder with a driving clip per motion (yes.mp4, ...), for animators that take one.
         only: stop after this stage and return a `Stopped`.
         licence_policy: "permissive" refuses backends that are not for any use.
+        engine, shard, resume: see `build_dataset`; a shard returns a `Stopped`.
     """
-    from .dataset_builder import SubjectSpec, build_dataset, check_backends, get_recipe, probe_video
-    from .dataset_builder.consent import require_consent
+    from .dataset_builder import SubjectSpec, build_dataset, get_recipe
 
     reference, out = Path(reference), Path(out)
-    probe_video(reference)
     recipe = get_recipe(recipe) if isinstance(recipe, str | Path) else recipe
     recipe = recipe if drivers is None else recipe.with_drivers(drivers)
     people = [(name, noun, box, consent), *((other, "person", place, record) for other, place, record in also)]
@@ -190,17 +191,13 @@ def build(
         SubjectSpec(who, reference, consent=_consent(record, reference), noun=word, box=place)
         for who, word, place, record in people
     ]
-    for spec in specs:
-        require_consent(spec)
-    check_backends(recipe, licence_policy)
-    gallery = _gallery(gallery, reference, recipe, out.parent, seed, progress)
-    writer = None if "writer" in recipe.backends else _writer(EMBEDDED_BASE if base is None else base)
+    writer = None if "writer" in recipe.backends else partial(_writer, EMBEDDED_BASE if base is None else base)
     with stage_bars(progress) as bars:
         return build_dataset(
             specs,
             recipe,
             out,
-            gallery=gallery,
+            gallery=partial(_gallery, gallery, reference, recipe, out.parent, seed, progress),
             strangers=strangers,
             writer=writer,
             test_clips=test_clips,
@@ -209,6 +206,9 @@ def build(
             work=work,
             only=only,
             licence_policy=licence_policy,
+            engine=engine,
+            shard=shard,
+            resume=resume,
         )
 
 
@@ -223,7 +223,7 @@ def evaluate_adapter(
     progress: bool = False,
     command: str | None = None,
 ) -> dict[str, Any]:
-    """Scores an adapter on the test split of a dataset and writes the report.
+    """Scores an adapter on the test split of a dataset; writes the report, and the card into the adapter folder.
 
     Args:
         adapter: adapter folder.
@@ -238,6 +238,8 @@ def evaluate_adapter(
     """
     from .dataset_builder import load_local
     from .evaluation import evaluate, write_report
+    from .evaluation.head_activation import write_head_activation
+    from .model_card import write_adapter_card
     from .session import VideoChat
 
     start = time.perf_counter()
@@ -254,7 +256,9 @@ def evaluate_adapter(
         progress=progress,
         command=command or "pvchat.evaluate_adapter()",
     )
+    write_head_activation(chat, dataset, out, seed=seed)
     report = write_report(out, dataset, run)
+    write_adapter_card(adapter)
     seconds = round(time.perf_counter() - start, 2)
     return {
         "run": str(run),
@@ -273,6 +277,13 @@ def given_consent(path: str | Path | None, i_have_consent: bool, reference: Path
     if not i_have_consent:
         return None
     return declare_consent(name, f"train a model that recognises this person, from {reference.name}")
+
+
+def _sha256(reference: Path) -> str:
+    try:
+        return hashlib.sha256(reference.read_bytes()).hexdigest()
+    except OSError as error:
+        raise PVChatError(f"The video {reference} cannot be read: {error.strerror}.") from error
 
 
 def _consent(consent: Any, reference: Path) -> Any | None:

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from .errors import MissingBackendError, PVChatError
+from .hub import subject_folder
 from .modeling_pvchat import PVChatForConditionalGeneration, PVChatProcessor
 
 EMBEDDED_BASE = Path(__file__).parent / "assets" / "pvchat-cartoon"
@@ -41,6 +42,19 @@ class Reply(NamedTuple):
 
     text: str
     margin: float
+
+
+class Piece(NamedTuple):
+    """A piece of an answer while it is written.
+
+    text: what is new. prompt_tokens, new_tokens: read, and written so far. finish: in the last piece, "stop" when the
+    model ended its answer and "length" when the limit did; before, None.
+    """
+
+    text: str
+    prompt_tokens: int
+    new_tokens: int
+    finish: str | None
 
 
 class VideoChat:
@@ -66,27 +80,34 @@ class VideoChat:
         """Loads a base, and a subject's adapter on it.
 
         Args:
-            base: a checkpoint folder or a name on the Hub; `None` for the small model that comes with the package.
-            adapter: the adapter folder of a run.
+            base: a checkpoint folder or a name on the Hub; `None` for the base of an adapter that was trained on one
+                of the Hub's, else for the small model that comes with the package.
+            adapter: the adapter folder of a run, or a name on the Hub.
 
         Raises:
             PVChatError: there is no such model, or the adapter does not fit it.
         """
+        record = revision = None
+        if adapter is not None:
+            load_subject_adapter, records = _adapter_tools()
+            adapter = subject_folder(adapter)
+            record = records.read(adapter)
+            if base is None and "/" in record.base["id"]:
+                base, revision = record.base["id"], record.base.get("revision")
         base = EMBEDDED_BASE if base is None else base
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
         try:
-            processor = PVChatProcessor.from_pretrained(base)
-            model = PVChatForConditionalGeneration.from_pretrained(base, dtype=dtype).to(device)
+            processor = PVChatProcessor.from_pretrained(base, revision=revision)
+            model = PVChatForConditionalGeneration.from_pretrained(base, revision=revision, dtype=dtype).to(device)
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0][:200]
             raise PVChatError(
                 f"No PVChat model could be loaded from {base} ({reason}); pass a checkpoint folder or a Hub name."
             ) from error
-        if adapter is None:
+        if record is None:
             return cls(model, processor)
-        load_subject_adapter, record = _adapter_tools()
-        return cls(load_subject_adapter(model, adapter), processor, record.read(adapter).subject)
+        return cls(load_subject_adapter(model, adapter), processor, record.subject)
 
     def ask(self, video: Video, question: str, max_new_tokens: int = MAX_NEW_TOKENS) -> str:
         """One answer about one video.
@@ -193,10 +214,20 @@ class VideoChat:
     @torch.inference_mode()
     def _reply(self, cache, rows: Sequence[tuple[int, list[int]]], max_new_tokens: int) -> list[Reply]:
         """Greedy answers to N questions, each a row of the cache (its video) and its token ids."""
+        start = self._ask(cache, rows)
+        margins = (start.logits[:, self._yes] - start.logits[:, self._no]).tolist()
+        answers: list[list[int]] = [[] for _ in rows]
+        for numbers, tokens in self._decode(start, max_new_tokens):
+            for row, token in zip(numbers, tokens, strict=True):
+                answers[row].append(token)
+        texts = [self.processor.decode_answer(ids, self.subject) if ids else "" for ids in answers]
+        return [Reply(text, margin) for text, margin in zip(texts, margins, strict=True)]
+
+    def _ask(self, cache, rows: Sequence[tuple[int, list[int]]]) -> _Asked:
+        """Reads N questions after the videos of their rows."""
         device, start = self._net.device, len(self._prefix)
         lengths = torch.tensor([len(ids) for _, ids in rows], device=device)
         longest = int(lengths.max())
-        max_new_tokens = min(max_new_tokens, self._context - start - longest)
         input_ids = torch.zeros(len(rows), longest, dtype=torch.long, device=device)
         for row, (_, ids) in enumerate(rows):
             input_ids[row, : len(ids)] = torch.tensor(ids)
@@ -212,24 +243,14 @@ class VideoChat:
             use_cache=True,
         ).last_hidden_state
         last = hidden[torch.arange(len(rows), device=device), lengths - 1]  # (N, D)
-        logits = self._net.lm_head(last).float()
-        margins = (logits[:, self._yes] - logits[:, self._no]).tolist()
-        answers = self._decode(cache, mask, logits, start + lengths, max_new_tokens) if max_new_tokens else []
-        texts = [self.processor.decode_answer(ids, self.subject) for ids in answers] or [""] * len(rows)
-        return [Reply(text, margin) for text, margin in zip(texts, margins, strict=True)]
+        return _Asked(cache, mask, self._net.lm_head(last).float(), start + lengths)
 
-    def _decode(self, cache, mask, logits, positions, max_new_tokens: int) -> list[list[int]]:
-        """Greedy continuation. Rows that have ended leave the batch.
-
-        Args:
-            cache, mask: key-value cache of N rows and its (N, L) mask.
-            logits: (N, vocabulary) of the first answer token; positions: (N,) its position.
-
-        Returns:
-            N lists of token ids, without `</s>`.
-        """
+    def _decode(self, asked: _Asked, max_new_tokens: int) -> Iterator[tuple[list[int], list[int]]]:
+        """Greedy continuation, step by step: the rows that go on, and the token of each. Rows that have ended leave
+        the batch; the last step has none unless the limit ended it."""
         end = self.processor.tokenizer.eos_token_id
-        answers: list[list[int]] = [[] for _ in range(len(logits))]
+        cache, mask, logits, positions = asked
+        max_new_tokens = min(max_new_tokens, self._context - mask.shape[1])
         rows = torch.arange(len(logits), device=logits.device)
         for step in range(max_new_tokens):
             tokens = logits.argmax(dim=-1)
@@ -237,8 +258,7 @@ class VideoChat:
             if not going.all():
                 rows, tokens, positions, mask = rows[going], tokens[going], positions[going], mask[going]
                 cache.batch_select_indices(going.nonzero()[:, 0])
-            for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
-                answers[row].append(token)
+            yield rows.tolist(), tokens.tolist()
             if not len(rows) or step + 1 == max_new_tokens:
                 break
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
@@ -250,7 +270,16 @@ class VideoChat:
                 use_cache=True,
             ).logits[:, -1]
             positions = positions + 1
-        return answers
+
+
+class _Asked(NamedTuple):
+    """Questions that were read: cache of N rows, its (N, L) mask, (N, vocabulary) logits of the first answer token in
+    float32, and (N,) its position."""
+
+    cache: Any
+    mask: torch.Tensor
+    logits: torch.Tensor
+    positions: torch.Tensor
 
 
 class Conversation:
@@ -270,6 +299,24 @@ class Conversation:
     def reply(self, question: str, max_new_tokens: int = MAX_NEW_TOKENS) -> Reply:
         """The answer with its margin; raises as `ask` does."""
         return self._chat._reply(self._cache, [(0, self._chat._encode(question))], max_new_tokens)[0]
+
+    @torch.inference_mode()
+    def stream(self, question: str, max_new_tokens: int = MAX_NEW_TOKENS) -> Iterator[Piece]:
+        """The answer of `ask` in pieces, while it is written; raises as `ask` does."""
+        chat = self._chat
+        asked = chat._ask(self._cache, [(0, chat._encode(question))])
+        prompt, ids, shown, finish = asked.mask.shape[1], [], "", "length"
+        for _, tokens in chat._decode(asked, max_new_tokens):
+            if not tokens:
+                finish = "stop"
+                break
+            ids += tokens
+            text = chat.processor.decode_answer(ids, chat.subject)
+            if len(text) > len(shown) and text.startswith(shown) and not text.endswith("\ufffd"):  # half a character
+                yield Piece(text[len(shown) :], prompt, len(ids), None)
+                shown = text
+        text = chat.processor.decode_answer(ids, chat.subject)
+        yield Piece(text[len(shown) :], prompt, len(ids), finish)
 
 
 class VLMWriter:

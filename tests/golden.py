@@ -169,7 +169,7 @@ def check_vit(case: Case):
                 (f"block{i}.k_normed", layer.attention.k_norm),
             ):
                 hooks.append(module.register_forward_hook(_keep(seen, key)))
-        seen["x_vis"] = model(pixels)
+        seen["x_vis"] = model(pixels).last_hidden_state
         seen["vision_layernorm"] = norm(seen["x_vis"])
         for hook in hooks:
             hook.remove()
@@ -179,7 +179,7 @@ def check_vit(case: Case):
 
 def _keep(seen: dict[str, torch.Tensor], key: str) -> Callable:
     def hook(module, args, output):
-        seen[key] = output
+        seen[key] = output[0] if isinstance(output, tuple) else output  # attention returns its weights, too
 
     return hook
 
@@ -188,7 +188,7 @@ def check_vit_grad(case: Case):
     """Gradients of `sum(x_vis * probe)`."""
     model = vision_model(case)
     pixels = case.inputs["video"].clone().requires_grad_()
-    (model(pixels) * case.inputs["probe"]).sum().backward()
+    (model(pixels).last_hidden_state * case.inputs["probe"]).sum().backward()
     gradients = {f"model.vision_tower.{name}": p.grad for name, p in model.named_parameters()}
     for key in case.outputs:
         name = key.removeprefix("grad.")
@@ -217,7 +217,7 @@ def check_pos_interp(case: Case):
             )
             case.compare("forward", key, ours, VISION)
         elif match := re.fullmatch(r"(video\d+)\.x_vis", key):
-            case.compare("forward", key, model(case.inputs[match[1]]), VISION)
+            case.compare("forward", key, model(case.inputs[match[1]]).last_hidden_state, VISION)
 
 
 def _grid(config, frames: int, pixels: int) -> tuple[int, int, int]:

@@ -1,5 +1,5 @@
-"""A Hub on this machine, as much of it as pushing and loading a dataset needs: repositories, uploads with and without
-LFS, commits, listings and downloads. It keeps everything in memory and a log of what was asked.
+"""A Hub on this machine, as much of it as pushing and loading datasets and models needs: repositories, uploads with
+and without LFS, commits, listings and downloads. It keeps everything in memory and a log of what was asked.
 
     with LoopbackHub() as hub:
         subprocess.run([...], env=hub.environment(tmp_path))
@@ -36,11 +36,13 @@ class Repo:
 
 
 class LoopbackHub:
-    """repos: datasets by name. blobs: uploaded LFS objects by sha256. log: (method, path). stop_after: how many more
-    blobs are accepted before uploads fail. refuse: a status that every request about a repository gets."""
+    """repos, models: datasets and models by name. blobs: uploaded LFS objects by sha256. log: (method, path).
+    stop_after: how many more blobs are accepted before uploads fail. refuse: a status that every request about a
+    repository gets."""
 
     def __init__(self):
         self.repos: dict[str, Repo] = {}
+        self.models: dict[str, Repo] = {}
         self.blobs: dict[str, bytes] = {}
         self.log: list[tuple[str, str]] = []
         self.stop_after: int | None = None
@@ -74,6 +76,7 @@ class LoopbackHub:
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: LoopbackHub
+    shelf: dict[str, Repo]
 
     def log_message(self, *args) -> None:
         pass
@@ -117,22 +120,28 @@ class _Handler(BaseHTTPRequestHandler):
             return self.answer({"error": "no"}, self.hub.refuse)
         if path == "/api/repos/create":
             return self.create(json.loads(body))
-        if match := re.fullmatch(r"/datasets/([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
+        if re.fullmatch(r"(?:/datasets)?/[^/]+/[^/]+\.git/info/lfs/objects/batch", path):
             return self.batch(json.loads(body))
-        if match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)(?:/(.*))?", path):
-            return self.api(match[1], match[2] or "", query, body)
-        if match := re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
-            return self.download(match[1], match[2])
+        if match := re.fullmatch(r"/api/(datasets|models)/([^/]+/[^/]+)(?:/(.*))?", path):
+            self.shelf = self.hub.repos if match[1] == "datasets" else self.hub.models
+            return self.api(match[2], match[3] or "", query, body)
+        if match := re.fullmatch(r"(/datasets)?/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
+            self.shelf = self.hub.repos if match[1] else self.hub.models
+            return self.download(match[2], match[3])
         return self.missing("RepoNotFound")
 
     do_GET = do_HEAD = do_POST = do_PUT = handle_request
 
     def create(self, wanted: dict[str, Any]) -> None:
         name = f"{wanted.get('organization') or 'ada'}/{wanted['name']}"
-        if name in self.hub.repos:
+        is_dataset = wanted.get("type") == "dataset"
+        shelf = self.hub.repos if is_dataset else self.hub.models
+        if name in shelf:
             return self.answer({"error": "exists"}, 409)
-        self.hub.repos[name] = Repo(private=bool(wanted.get("private", wanted.get("visibility") == "private")))
-        return self.answer({"url": f"{self.hub.url}/datasets/{name}", "name": name, "id": name})
+        shelf[name] = Repo(private=bool(wanted.get("private", wanted.get("visibility") == "private")))
+        return self.answer(
+            {"url": f"{self.hub.url}/{'datasets/' if is_dataset else ''}{name}", "name": name, "id": name}
+        )
 
     def batch(self, wanted: dict[str, Any]) -> None:
         objects = []
@@ -154,7 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self.answer({}, headers={"ETag": f'"{oid}"'})
 
     def api(self, name: str, rest: str, query: dict[str, list[str]], body: bytes) -> None:
-        repo = self.hub.repos.get(name)
+        repo = self.shelf.get(name)
         if repo is None:
             return self.missing("RepoNotFound")
         if rest.startswith("preupload/"):
@@ -226,12 +235,12 @@ class _Handler(BaseHTTPRequestHandler):
     @staticmethod
     def entry(path: str, content: bytes) -> dict[str, Any]:
         entry = {"type": "file", "oid": hashlib.sha1(content).hexdigest(), "size": len(content), "path": path}
-        if path.endswith(".parquet"):
+        if path.endswith((".parquet", ".safetensors")):
             entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
         return entry
 
     def download(self, name: str, path: str) -> None:
-        repo = self.hub.repos.get(name)
+        repo = self.shelf.get(name)
         if repo is None or path not in repo.files:
             return self.missing("RepoNotFound" if repo is None else "EntryNotFound")
         content = repo.files[path]

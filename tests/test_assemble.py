@@ -118,7 +118,7 @@ def test_look_alikes_and_random_people_are_different_people(dataset):
 def test_negatives_are_processed_like_positives(dataset):
     made = {v.backend for v in dataset.split("train") if v.subject_present and v.synthetic}
     negatives = [v for v in dataset.split("train") if not v.subject_present]
-    assert {v.backend for v in negatives if v.synthetic} == made == {"composite@2", "warp2d@2"}
+    assert {v.backend for v in negatives if v.synthetic} == made == {"composite@3", "warp2d@3"}
     assert sum(not v.synthetic for v in negatives) == 1
 
 
@@ -199,8 +199,6 @@ def test_killed_at_random_points_a_rerun_ends_with_the_same_hash(world, dataset,
 def test_a_kill_while_the_folder_is_written_leaves_no_dataset_and_a_rerun_finishes(
     world, dataset, tmp_path, monkeypatch
 ):
-    from pvchat.dataset_builder import assemble as module
-
     real, calls = os.replace, []
 
     def replace(source, target):
@@ -210,7 +208,7 @@ def test_a_kill_while_the_folder_is_written_leaves_no_dataset_and_a_rerun_finish
                 raise Stop
         real(source, target)
 
-    monkeypatch.setattr(module.os, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
     with pytest.raises(Stop):
         build(world, tmp_path / "out")
     monkeypatch.undo()

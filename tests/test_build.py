@@ -1,5 +1,4 @@
-"""The stages of a build: what they redo, where they stop, what they drop and why, what they cost; several people in
-one video; which backends may be used under which licence."""
+"""The stages of a build: what they redo, where they stop, what they drop and why."""
 
 import dataclasses
 import json
@@ -22,23 +21,20 @@ from pvchat.dataset_builder import (
     Stopped,
     SubjectSpec,
     build_dataset,
-    cartoon,
-    check_backends,
-    check_licences,
     costs,
     load_local,
-    load_subject,
     read_video,
     write_video,
 )
-from pvchat.dataset_builder import catalogue as catalogue_module
-from pvchat.dataset_builder.catalogue import CATALOGUE, PERMISSIVE, Backends, Entry, chosen, entry
+from pvchat.dataset_builder.backends import light
+from pvchat.dataset_builder.catalogue import Backends
 from pvchat.dataset_builder.engine import Engine, Rejected, Stage, Task, hash_file, run_item
 from pvchat.dataset_builder.people import Footage, Source
-from pvchat.dataset_builder.protocols import Attributes, Face, Person, QualityReport
+from pvchat.dataset_builder.protocols import Attributes, Person
+from pvchat.dataset_builder.refine import RuleRefiner
 from pvchat.dataset_builder.stages import STAGES, Build, attributes, verify
 from pvchat.dataset_builder.stages.common import Made, Shot
-from pvchat.errors import MissingBackendError, PVChatError
+from pvchat.errors import PVChatError
 from pvchat.subjects import remove_subject
 from tests.test_assemble import Writer, build, refused, world  # noqa: F401  (fixture)
 
@@ -155,6 +151,121 @@ def test_the_test_split_is_balanced_where_the_recipe_says_so(world, work, tmp_pa
     made = build(world, tmp_path / "out", work=work, recipe=recipe, test_clips=tests)
     assert sorted(v.subject_present for v in made.split("test")) == [False, True]
     assert table(made)["questions"]["dropped"]["surplus: the test split is balanced"] == 1
+
+
+def test_the_cost_counts_what_the_stages_will_do(dataset):
+    rows = table(dataset)
+    for cost in costs(RECIPES["tiny"]):
+        if cost.stage in ("scenes", "portraits", "animate", "verify"):
+            assert cost.items == rows[cost.stage]["in"] - sum(rows[cost.stage]["dropped"].values()), cost
+
+
+# -- going on, and beginning anew ------------------------------------------------------------------------------------
+
+
+def test_an_unfinished_build_goes_on_with_other_options_and_is_refused_for_other_people(world, dataset, tmp_path):  # noqa: F811
+    out = tmp_path / "out"
+    build(world, out, only="verify", recipe=RECIPES["tiny"].limited(1))
+    before = sorted(out.rglob("*"))
+    for spec in (
+        SubjectSpec("Ada", world / "ref.mp4", FICTION),
+        SubjectSpec("Nz", world / "gallery" / "5.mp4", FICTION),
+    ):
+        others = world / "gallery" if spec.name == "<Ada>" else None
+        recipe = RECIPES["tiny"] if others else RECIPES["tiny"].without("hard_negative", "random_negative")
+        with pytest.raises(PVChatError, match=r"unfinished build of <Nz> from ref.mp4; pass a new folder") as caught:
+            build(world, out, spec=spec, gallery=others, recipe=recipe)
+        assert "\n" not in str(caught.value) and sorted(out.rglob("*")) == before
+    made = build(world, out, resume=True)
+    assert made.hash == dataset.hash and table(made)["scenes"]["resumed"] >= 1
+    assert build(world, out, resume=True).hash == dataset.hash
+
+
+def test_where_nothing_was_begun_there_is_nothing_to_resume(world, tmp_path):  # noqa: F811
+    refused(tmp_path / "out", "nothing to resume", lambda: build(world, tmp_path / "out", resume=True))
+
+
+def test_what_is_hashed_before_the_build_is_not_hashed_again(world, work, dataset, tmp_path, monkeypatch):  # noqa: F811
+    seen = []
+    stage = import_module("pvchat.dataset_builder.stages.ingest")
+    monkeypatch.setattr(stage, "hash_file", lambda path: seen.append(path))
+    assert build(world, tmp_path / "out", work=work).hash == dataset.hash and not seen
+
+
+# -- items that fail --------------------------------------------------------------------------------------------------
+
+
+def test_a_clip_that_fails_is_made_with_another_seed_and_the_failure_is_told(world, dataset, tmp_path, monkeypatch):  # noqa: F811
+    real = light.WarpAnimator.animate
+    unlucky = next(v.seed for v in dataset.videos if v.origin == "animated")
+
+    def animate(self, still, driver, seed):
+        if seed == unlucky:
+            raise ZeroDivisionError("planted\nsecond line")
+        return real(self, still, driver, seed)
+
+    monkeypatch.setattr(light.WarpAnimator, "animate", animate)
+    made = build(world, tmp_path / "out")
+    assert table(made)["animate"]["dropped"] == {"failed: ZeroDivisionError: planted": 1}
+    assert len(made.split("train")) == len(dataset.split("train")) and made.hash != dataset.hash
+    assert {"stage": "animate", "item": "animated 0", "reason": "failed: ZeroDivisionError: planted"} in (
+        made.manifest["dropped"]
+    )
+
+
+class FailingWriter(Writer):
+    """Fails on every other clip."""
+
+    calls = 0
+
+    def write(self, video, questions):
+        self.calls += 1
+        if self.calls % 2:
+            raise RuntimeError("planted")
+        return super().write(video, questions)
+
+
+def test_questions_that_nobody_could_answer_or_refine_cost_no_clip(world, dataset, tmp_path, monkeypatch):  # noqa: F811
+    made = build(world, tmp_path / "a", writer=FailingWriter())
+    failures = table(made)["questions"]["dropped"]["failed: RuntimeError: planted"]
+    described = [q for v in made.split("train") for q in v.qa if q.source == "vlm"]
+    assert failures == 3 and len(described) == 15 - 3 * 3 and len(made.videos) == len(dataset.videos)
+
+    real, calls = RuleRefiner.refine, []
+
+    def refine(self, qa, spec):
+        calls.append(qa)
+        return 1 / 0 if len(calls) == 1 else real(self, qa, spec)
+
+    monkeypatch.setattr(RuleRefiner, "refine", refine)
+    made = build(world, tmp_path / "b")
+    plain = [q for v in made.split("train") for q in v.qa if q.source == "vlm" and q.refined_by == "none"]
+    assert len(plain) == 3 and {q.answer for q in plain} == {"The person wears a hat."}
+    assert table(made)["refine"]["dropped"] == {"failed: ZeroDivisionError: division by zero": 1}
+
+
+def test_a_stage_that_never_works_ends_the_build_and_says_what_happened(world, tmp_path, monkeypatch):  # noqa: F811
+    def animate(self, still, driver, seed):
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr(light.WarpAnimator, "animate", animate)
+    with pytest.raises(RuntimeError, match="All items of the stage animate failed(.|\n)*ZeroDivisionError: planted"):
+        build(world, tmp_path / "out")
+    monkeypatch.undo()
+    assert table(build(world, tmp_path / "out"))["scenes"]["resumed"] == 2
+
+
+# -- what a generated clip says of itself -----------------------------------------------------------------------------
+
+
+def test_generated_clips_say_so_in_their_metadata_and_all_others_do_not(dataset):
+    import av
+
+    for video in dataset.videos:
+        with av.open(str(video.path)) as container:
+            comment = container.metadata.get("comment")
+        assert comment == (f"synthetic=true; generator={video.backend}" if video.synthetic else None)
+    assert {v.synthetic for v in dataset.videos} == {True, False}
 
 
 # -- contact sheets ---------------------------------------------------------------------------------------------------
@@ -307,333 +418,6 @@ def test_a_minor_is_refused(painter):
         attributes(made, [subject])
 
 
-# -- several people in one video --------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def pair(world):  # noqa: F811
-    """Two drawn people side by side, each 96 x 96 pixels; a clip of the second one alone."""
-    first, second = [member.identity for member in cartoon.cast(9, seed=4)][0::8]
-    rng = np.random.default_rng(5)
-    scenes = [cartoon.Scene.random(rng) for _ in range(3)]
-    left, right, alone = (
-        cartoon.render_clip(person, scene, 6, 96)
-        for person, scene in zip((first, second, second), scenes, strict=True)
-    )
-    write_video(world / "pair.mp4", np.concatenate([left, right], axis=2), 6.0)
-    write_video(world / "second.mp4", alone, 6.0)
-    return world / "pair.mp4"
-
-
-def two(pair, boxes=((0, 0, 96, 96), (96, 0, 192, 96))):
-    boxes = boxes or (None, None)
-    return [SubjectSpec(name, pair, FICTION, box=box) for name, box in zip(("Nz", "Ada"), boxes, strict=True)]
-
-
-@pytest.fixture(scope="module")
-def both(world, work, pair, tmp_path_factory):  # noqa: F811
-    tests = [(pair.parent / "second.mp4", ("<Ada>",)), (world / "without0.mp4", ())]
-    out = tmp_path_factory.mktemp("two") / "dataset"
-    return build(world, out, spec=two(pair), work=work, test_clips=tests)
-
-
-def test_every_clip_of_two_people_is_asked_about_each_of_them(both):
-    by_clip = {}
-    for video in both.split("train"):
-        by_clip.setdefault(video.sha256, {})[video.subject] = video
-        says = {q.answer.split(",")[0] for q in video.qa if q.category == "existence"}
-        assert says == {"Yes" if video.subject in video.subjects else "No"}
-        assert all(video.subject in q.question for q in video.qa)
-    kinds = {frozenset(seen) for rows in by_clip.values() for seen in {rows[name].subjects for name in rows}}
-    assert kinds == {frozenset({"<Nz>", "<Ada>"}), frozenset({"<Nz>"}), frozenset({"<Ada>"}), frozenset()}
-    scenes = [rows for rows in by_clip.values() if any(v.origin == "scene" for v in rows.values())]
-    assert scenes and all(set(rows) == {"<Nz>", "<Ada>"} for rows in scenes)
-    assert all(rows["<Nz>"].subject_present != rows["<Ada>"].subject_present for rows in scenes)
-
-
-def test_each_of_two_people_is_a_dataset_to_train_on(both):
-    assert both.subject is None and both.manifest["subjects"] == ["<Nz>", "<Ada>"]
-    for name in both.manifest["subjects"]:
-        own = load_subject(both.root, name)
-        originals = [v for v in own.videos if v.origin == "original"]
-        assert len(originals) == 1 and originals[0].subjects == ("<Nz>", "<Ada>") and originals[0].subject_present
-        assert sum(v.subject_present for v in own.split("train")) >= 5
-        assert {v.subject_present for v in own.split("test")} == ({True, False} if name == "<Ada>" else {False})
-        assert not any(other in q.question + q.answer for v in own.videos for q in v.qa
-                       for other in both.manifest["subjects"] if other != name)  # fmt: skip
-
-
-def test_the_scenes_of_each_show_the_right_person(both):
-    """The left half of the reference is the first one's: their clips are more like it than the other's are."""
-    rows = [v for v in both.split("train") if v.origin in ("scene", "animated", "portrait") and v.subject == "<Nz>"]
-    own = [v.id_score for v in rows if v.subject_present]
-    others = [v.id_score for v in rows if not v.subject_present]
-    assert len(own) >= 4 and len(others) >= 4 and np.mean(own) > np.mean(others) + 0.1
-
-
-def test_several_people_are_refused_without_boxes_twice_the_name_or_out_of_the_picture(world, pair, tmp_path):  # noqa: F811
-    out = tmp_path / "out"
-    refused(out, "subject-box", lambda: build(world, out, spec=two(pair, None)))
-    twice = [two(pair)[0], dataclasses.replace(two(pair)[1], name="<Nz>")]
-    refused(out, "same name", lambda: build(world, out, spec=twice))
-    refused(out, "192 x 96", lambda: build(world, out, spec=two(pair, ((0, 0, 96, 96), (96, 0, 300, 96)))))
-    apart = [two(pair)[0], dataclasses.replace(two(pair)[1], reference=world / "ref.mp4")]
-    refused(out, "one reference video", lambda: build(world, out, spec=apart))
-    refused(out, "Say who", lambda: build(world, out, spec=two(pair), test_clips=[(world / "with0.mp4", True)]))
-    with pytest.raises(PVChatError, match="x0,y0,x1,y1"):
-        SubjectSpec("Nz", "a.mp4", FICTION, box=(5, 5, 5, 9))
-
-
-class HalvesDetector:
-    """Stands in for a face detector: a face in the middle of every half of a wide frame, or of the whole frame."""
-
-    id, licences = "halves@1", ("Apache-2.0",)
-
-    def detect(self, frames):
-        height, width = frames.shape[1:3]
-        count = max(1, round(width / height))
-        side, middle = 0.35 * height, height * 0.42
-        centres = [(index + 0.5) * width / count for index in range(count)]
-        boxes = [(x - side / 2, middle - side / 2, x + side / 2, middle + side / 2) for x in centres]
-        return [[Face(box, 1.0, None) for box in boxes] for _ in frames]
-
-
-class FaceColours(ColourEmbedder):
-    """Tells people apart by the colours of the face's box."""
-
-    id, same, different, eps = "face-colours@1", 0.9999, 0.5, 0.001
-
-    def __init__(self, detector):
-        self.detector = detector
-
-    def embed(self, person):
-        faces = [found[0] for found in self.detector.detect(person.frames)]
-        mean = self.embed_faces(person.frames, faces).mean(0)
-        return (mean / np.linalg.norm(mean)).astype(np.float32)
-
-    def embed_faces(self, frames, faces):
-        rows = []
-        for frame, face in zip(frames, faces, strict=True):
-            x0, y0, x1, y1 = (round(side) for side in face.box)
-            colours = frame[y0:y1, x0:x1].reshape(-1, 3).astype(np.float32).mean(0)
-            rows.append(colours / np.linalg.norm(colours))
-        return np.stack(rows)
-
-
-class AnyStill:
-    id, licences = "any@1", ("Apache-2.0",)
-
-    def score(self, person):
-        assert person.alpha is None and person.frames.shape[1] == person.frames.shape[2]
-        return [QualityReport(float(index)) for index in range(len(person.frames))]
-
-
-@pytest.fixture
-def face_recipe(monkeypatch):
-    """The light generators behind a detector and an embedder of faces."""
-    monkeypatch.setitem(CATALOGUE["detector"], "halves", Entry(("Apache-2.0",), lambda b, o: HalvesDetector()))
-    monkeypatch.setitem(CATALOGUE["embedder"], "colours", Entry(("Apache-2.0",), lambda b, o: FaceColours(b.detector)))
-    monkeypatch.setitem(CATALOGUE["quality"], "any", Entry(("Apache-2.0",), lambda b, o: AnyStill()))
-    light = RECIPES["tiny"].without("animated", "portrait", "hard_negative")
-    backends = light.backends | {"detector": "halves", "embedder": "colours", "quality": "any"}
-    return dataclasses.replace(light, name="faces", backends=backends, verified_frames=4)
-
-
-def test_by_their_faces_two_people_are_told_apart_without_boxes(world, work, pair, face_recipe, tmp_path):  # noqa: F811
-    made = build(world, tmp_path / "out", spec=two(pair, None), recipe=face_recipe, work=work, test_clips=None)
-    rows = table(made)
-    assert rows["faces"]["in"] >= 2 and rows["identities"]["out"] >= 2
-    scenes = [v for v in made.split("train") if v.origin == "scene" and v.subject_present]
-    assert {v.subject for v in scenes} == {"<Nz>", "<Ada>"} and all(v.width == v.height for v in scenes)
-
-
-def test_a_box_chooses_the_person_by_the_face_in_it(world, work, pair, face_recipe, tmp_path):  # noqa: F811
-    boxes = ((96, 0, 192, 96), (0, 0, 96, 96))
-    names = {}
-    for key, spec in (("plain", two(pair, boxes[::-1])), ("swapped", two(pair, boxes))):
-        made = build(world, tmp_path / key, spec=spec, recipe=face_recipe, work=work, test_clips=None, only="select")
-        listed = json.loads(made.index.read_text(encoding="utf-8"))["identities"]
-        names[key] = {one["item"]: hash_file(one["artefact"]) for one in listed if one["artefact"].endswith(".mp4")}
-    assert names["plain"]["<Nz>"] == names["swapped"]["<Ada>"] != names["plain"]["<Ada>"]
-    with pytest.raises(PVChatError, match="touches no face"):
-        build(world, tmp_path / "far", spec=[two(pair, ((0, 90, 5, 96), None))[0]], recipe=face_recipe, work=work)
-
-
-# -- who the negatives are --------------------------------------------------------------------------------------------
-
-
-def test_the_subject_in_the_gallery_is_never_a_negative(world, work, tmp_path):  # noqa: F811
-    shutil.copytree(world / "gallery", tmp_path / "gallery")
-    frames, fps = read_video(world / "ref.mp4")
-    write_video(tmp_path / "gallery" / "planted.mp4", np.clip(frames.astype(int) + 3, 0, 255).astype(np.uint8), fps)
-    recipe = RECIPES["tiny"].without("animated", "portrait")
-    made = build(world, tmp_path / "out", recipe=recipe, gallery=tmp_path / "gallery", work=work)
-    planted = hash_file(tmp_path / "gallery" / "planted.mp4")
-    assert not any(planted in video.parent_ids for video in made.videos)
-    assert table(made)["negatives"]["dropped"] == {"looks like a subject": 1}
-
-
-class Pictures:
-    """Stands in for CLIP: pictures are as alike as their colours."""
-
-    id = "colours"
-
-    def encode(self, pictures):
-        vectors = np.stack([picture.mean((0, 1)) for picture in pictures]).astype(np.float32)
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-@pytest.mark.parametrize("gallery", ["face-topk", "clip-topk"])
-def test_others_can_come_from_two_places(world, work, face_recipe, tmp_path, monkeypatch, gallery):  # noqa: F811
-    from pvchat.dataset_builder.backends.galleries.clip import ClipEncoder
-
-    monkeypatch.setattr(ClipEncoder, "from_pretrained", lambda *name: Pictures())
-    for name, files in (("alike", "01"), ("strangers", "345")):
-        (tmp_path / name).mkdir()
-        for number in files:
-            shutil.copy(world / "gallery" / f"{number}.mp4", tmp_path / name)
-    rows = (
-        RecipeRow("original", 1, Questions(2)),
-        RecipeRow("hard_negative", 4, Questions(2), drivers=("yes", "no"), people=2, styles=("animated",)),
-        RecipeRow("random_negative", 3, Questions(2), raw=3),
-    )
-    backends = face_recipe.backends | {"gallery": gallery, "strangers": "random-clips"}
-    recipe = dataclasses.replace(face_recipe, rows=rows, backends=backends)
-    monkeypatch.setattr(FaceColours, "different", -1.0)  # the band of face-topk: everybody but the subject
-    made = build(world, tmp_path / "out", recipe=recipe, gallery=tmp_path / "alike", test_clips=None, work=work,
-                 strangers=tmp_path / "strangers")  # fmt: skip
-    parents = {
-        o: {p for v in made.videos if v.origin == o for p in v.parent_ids}
-        for o in ("hard_negative", "random_negative")
-    }
-    assert parents["hard_negative"] == {hash_file(path) for path in (tmp_path / "alike").iterdir()}
-    assert parents["random_negative"] == {hash_file(path) for path in (tmp_path / "strangers").iterdir()}
-    hard = [v for v in made.videos if v.origin == "hard_negative"]
-    assert len(hard) == 4 and {v.backend for v in hard} == {"warp2d@2"}
-
-
-# -- recipes, licences, missing packages, cost ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_names_backends_that_exist_and_can_be_told_the_cost_of(name):
-    recipe = RECIPES[name]
-    assert {role: entry(role, backend) for role, backend in chosen(recipe).items()}
-    needed = {(cost.stage, cost.backend): cost for cost in costs(recipe)}
-    assert needed["scenes", recipe.backends["scene"]].items >= 2
-    assert all(cost.source for cost in needed.values())
-
-
-def test_the_cost_counts_what_the_stages_will_do(dataset):
-    rows = table(dataset)
-    for cost in costs(RECIPES["tiny"]):
-        if cost.stage in ("scenes", "portraits", "animate", "verify"):
-            assert cost.items == rows[cost.stage]["in"] - sum(rows[cost.stage]["dropped"].values()), cost
-
-
-def test_where_nobody_has_measured_the_cost_is_unknown():
-    modern = {cost.backend: cost for cost in costs(RECIPES["modern"])}
-    assert modern["wan-vace"].seconds is None and modern["wan-vace"].memory_gb == 16
-    assert all(cost.seconds is not None for cost in costs(RECIPES["light"]))
-
-
-def test_the_permissive_policy_refuses_what_is_not_for_any_use_and_names_it():
-    with pytest.raises(
-        PVChatError, match=r"facenet \(VGGFace2-research\); consisid \(CogVideoX, InsightFace-NC\)"
-    ) as caught:
-        check_licences(RECIPES["paper"], "permissive")
-    assert "photomaker-v2" in str(caught.value) and "\n" not in str(caught.value)
-    for name in ("modern", "light", "tiny"):
-        check_licences(RECIPES[name], "permissive")
-    for name in RECIPES:
-        check_licences(RECIPES[name], "research")
-    with pytest.raises(PVChatError, match="research, permissive"):
-        check_licences(RECIPES["light"], "lax")
-
-
-def test_what_is_not_installed_is_named_with_its_pip_line(world, tmp_path, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(catalogue_module, "find_spec", lambda name: None if name in ("diffusers", "cv2") else True)
-    out = tmp_path / "out"
-    message = (
-        r'yunet needs cv2: pip install "pvchat\[faces\]" \(licence: .*wan-vace needs diffusers.*pvchat\[generate\]'
-    )
-    refused(out, message, lambda: build(world, out, recipe=RECIPES["modern"]))
-    with pytest.raises(MissingBackendError, match="choose one of: .*composite"):
-        check_backends(dataclasses.replace(RECIPES["light"], backends={"scene": "dream"}))
-    with pytest.raises(PVChatError, match="no role"):
-        check_backends(dataclasses.replace(RECIPES["light"], backends={"sound": "dream"}))
-
-
-CLASSES = {
-    "faces.lbp": {"lbp": "LbpDetector"},
-    "faces.mtcnn": {"mtcnn": "MTCNN"},
-    "faces.yunet": {"yunet": "YuNet"},
-    "faces.facenet": {"facenet": "FaceNet"},
-    "faces.sface": {"sface": "SFace"},
-    "faces.auraface": {"auraface": "AuraFace"},
-    "faces.hog": {"face-hog": "FaceHog"},
-    "diffusion.consisid": {"consisid": "ConsisIDScenes"},
-    "diffusion.wan_vace": {"wan-vace": "WanVACEScenes"},
-    "diffusion.edit": {"qwen-edit": "QwenEditPortraits", "flux2-klein": "KleinPortraits"},
-    "diffusion.wan_animate": {"wan-animate-2": "WanAnimator"},
-    "liveportrait.animator": {"liveportrait": "LivePortraitAnimator"},
-    "vlm.internvideo2": {"internvideo2": "InternVideo2Writer"},
-}
-
-
-@pytest.mark.parametrize("module", CLASSES)
-def test_the_catalogue_says_the_licences_that_the_backends_say(module):
-    entries = {name: found for names in CATALOGUE.values() for name, found in names.items()}
-    backends = import_module(f"pvchat.dataset_builder.backends.{module}")
-    for name, cls in CLASSES[module].items():
-        assert set(getattr(backends, cls).licences) == set(entries[name].licences), name
-
-
-def test_what_the_quality_filter_of_the_paper_needs_is_said_with_the_way_to_give_it():
-    backends = Backends(RECIPES["paper"])
-    backends._made["detector"] = HalvesDetector()
-    with pytest.raises(MissingBackendError, match=r"face_landmarker.task .*https://.*landmarks: PATH"):
-        _ = backends.quality
-
-
-def test_generators_of_the_modern_and_the_paper_recipe_are_made_without_their_weights(tmp_path):
-    """So that what they lack shows early, and nothing is loaded before it is needed."""
-    for motion in ("yes", "no", "query", "smile", "angry"):
-        write_video(tmp_path / f"{motion}.mp4", np.zeros((4, 32, 32, 3), np.uint8), 8.0)
-    modern = Backends(RECIPES["modern"].with_drivers(tmp_path))
-    paper = Backends(RECIPES["paper"])
-    paper._made["detector"] = HalvesDetector()
-    made = [getattr(b, role) for b in (modern, paper) for role in ("scene", "portrait", "animate")]
-    assert [one.id.split("@")[0] for one in made] == [
-        "wan-vace", "flux2-klein", "wan-animate-2", "consisid", "photomaker-v2", "liveportrait",
-    ]  # fmt: skip
-    assert paper.licences_of("portrait") == ("MIT", "Apache-2.0", "OpenRAIL++-M", "InsightFace-NC")
-    assert set(modern.licences_of("portrait")) <= PERMISSIVE and modern.licences_of("found") == ("user",)
-
-
-def test_driving_clips_are_for_the_animators_that_take_them(tmp_path):
-    with pytest.raises(PVChatError, match="--drivers FOLDER"):
-        _ = Backends(RECIPES["modern"]).animate
-    with pytest.raises(PVChatError, match="takes no driving clips"):
-        RECIPES["light"].with_drivers(tmp_path)
-    with pytest.raises(PVChatError, match="yes.mp4"):
-        RECIPES["modern"].with_drivers(tmp_path)
-
-
-def test_options_of_a_recipe_reach_the_backend_and_unknown_ones_are_refused():
-    recipe = Recipe.from_json({"base": "modern", "name": "mine", "options": {"scene": {"steps": 7}}})
-    assert Backends(recipe).scene.steps == 7
-    recipe = Recipe.from_json({"base": "light", "name": "mine", "options": {"scene": {"colour": "red"}}})
-    with pytest.raises(PVChatError, match="colour"):
-        _ = Backends(recipe).scene
-
-
-def test_a_finished_writer_takes_the_place_of_the_recipe_s():
-    writer = Writer()
-    assert Backends(RECIPES["paper"], writer).writer is writer
-    assert Backends(RECIPES["light"]).writer is None
-
-
 # -- the command ------------------------------------------------------------------------------------------------------
 
 
@@ -648,45 +432,6 @@ def test_the_command_stops_after_a_stage(world, capsys, tmp_path):  # noqa: F811
     assert said["stage"] == "faces" and Path(said["index"]).is_file() and len(said["stages"]) == 2
     assert main(["build", *map(str, words), "--out", str(tmp_path / "out"), "--only", "ingest", "--quiet"]) == 0
     assert "Stopped after ingest" in capsys.readouterr().out
-
-
-def test_a_dry_run_says_what_it_costs_and_writes_nothing(world, capsys, tmp_path, monkeypatch):  # noqa: F811
-    monkeypatch.chdir(tmp_path)
-    plan = command(capsys, world / "ref.mp4", "--name", "Nz", "--recipe", "modern", "--dry-run")
-    assert (plan["clips"], plan["questions"]) == (81, 1455) and "wan-vace" in plan["not_measured"]
-    assert plan["memory_gb"] == 80 and list(tmp_path.iterdir()) == []
-    assert main(["build", str(world / "ref.mp4"), "--name", "Nz", "--recipe", "paper", "--dry-run"]) == 0
-    text = capsys.readouterr().out
-    assert "consisid" in text and "unknown" in text and "A100" in text
-
-
-def test_the_command_refuses_by_policy_and_by_missing_backends_before_it_writes(world, capsys, tmp_path, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(catalogue_module, "find_spec", lambda name: None)
-    words = ["build", str(world / "ref.mp4"), "--name", "Nz", "--i-have-consent", "--out", str(tmp_path / "a" / "out")]
-    words += ["--gallery", str(world / "gallery")]
-    assert main([*words, "--recipe", "paper", "--licence-policy", "permissive"]) == 1
-    assert "InsightFace-NC" in capsys.readouterr().err
-    assert main([*words, "--recipe", "paper"]) == 1
-    assert "pip install" in capsys.readouterr().err and not (tmp_path / "a").exists()
-
-
-def test_boxes_and_other_people_on_the_command_line(world, pair, capsys, tmp_path):  # noqa: F811
-    words = [pair, "--name", "Nz", "--gallery", world / "gallery", "--i-have-consent", "--recipe", "tiny"]
-    words += ["--out", tmp_path / "out", "--only", "faces", "--subject-box", "0,0,96,96"]
-    said = command(capsys, *words, "--also", "<Ada>@96,0,192,96")
-    items = json.loads(Path(said["index"]).read_text(encoding="utf-8"))["faces"]
-    assert {one["item"] for one in items} == {"<Nz>", "<Ada>"}
-    for wrong, message in (("<Ada>@1,2", "x0,y0,x1,y1"), ("<Ada>@here", "in pixels"), ("12", "name")):
-        assert main(["build", *map(str, words), "--also", wrong]) == 1
-        assert message in capsys.readouterr().err
-
-
-def test_a_recipe_file_is_a_recipe(world, capsys, tmp_path):  # noqa: F811
-    (tmp_path / "mine.yaml").write_text(
-        "{base: light, rows: [{origin: original, count: 1, questions: {existence: 4}}]}"
-    )
-    plan = command(capsys, world / "ref.mp4", "--name", "Nz", "--recipe", tmp_path / "mine.yaml", "--dry-run")
-    assert (plan["recipe"], plan["clips"], plan["questions"]) == ("mine", 1, 4)
 
 
 def test_a_build_without_rows_to_generate_skips_what_it_does_not_need(world, tmp_path):  # noqa: F811

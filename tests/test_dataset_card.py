@@ -6,7 +6,7 @@ import pytest
 from huggingface_hub import DatasetCard
 
 from pvchat.dataset_builder.merge import merge_datasets
-from pvchat.dataset_builder.publish import refuse_private
+from pvchat.hub import refuse_private
 from pvchat.model_card import dataset_card
 from pvchat.model_card.dataset_card import size_category
 from tests.small_datasets import PLAN, RECORD, write_dataset

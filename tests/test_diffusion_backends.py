@@ -1,5 +1,6 @@
 """The diffusers backends run on tiny random weights of the real classes, repeat by seed, and say what is missing."""
 
+import copy
 import importlib
 import os
 from types import SimpleNamespace
@@ -206,6 +207,22 @@ def test_wan_vace_makes_a_clip_that_repeats_by_its_seed(vace_pipeline):
     assert not np.array_equal(first.frames, other.frames)
 
 
+def test_wan_vace_shows_somebody_else_for_another_reference(vace_pipeline):
+    """Random weights hardly heed the reference: encoder and reference branch are made louder."""
+    pipeline = copy.deepcopy(vace_pipeline)
+    with torch.no_grad():
+        for name, weight in [*pipeline.vae.encoder.named_parameters(), *pipeline.transformer.named_parameters()]:
+            if weight.ndim > 1 and ("vace" in name or "blocks" not in name or "down_blocks" in name):
+                weight.mul_(3)
+    scenes, person = tiny_vace(pipeline), a_person()
+    made = scenes.generate(person, SCENE, seed=1).frames
+    other = scenes.generate(Person(255 - person.frames, person.fps, best=person.best), SCENE, seed=1).frames
+    unseen = person.frames.copy()
+    unseen[np.arange(len(unseen)) != person.best] = 0
+    same_still = scenes.generate(Person(unseen, person.fps, best=person.best), SCENE, seed=1).frames
+    assert (made != other).mean() > 0.2 and np.array_equal(made, same_still)
+
+
 def test_wan_vace_takes_the_best_still_as_the_reference_picture():
     class Recorder:
         def __call__(self, **arguments):
@@ -338,6 +355,14 @@ def test_an_edited_portrait_repeats_by_its_seed_and_sees_the_person(portraits):
     assert not np.array_equal(first.frames, other.frames)
     another = portraits.generate(Person(255 - person.frames, person.fps, best=person.best), SCENE, 1)
     assert not np.array_equal(first.frames, another.frames)
+
+
+def test_a_still_that_is_too_small_for_flux2_is_one_clear_line(klein_pipeline):
+    with pytest.raises(
+        Rejected, match="40 x 63 pixels, and flux2-klein needs at least 64"
+    ) as error:
+        KleinPortraits(size=16, steps=2, pipeline=klein_pipeline).generate(a_person(height=63, width=40), SCENE, 1)
+    assert "\n" not in str(error.value)
 
 
 # -- animation --------------------------------------------------------------------------------------------------------

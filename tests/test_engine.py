@@ -99,14 +99,43 @@ def test_a_drop_is_remembered_with_its_reason(tmp_path):
     assert len(calls) == 1 and not list(tmp_path.rglob("*.txt"))
 
 
-def test_an_error_leaves_no_file(tmp_path):
-    def make(path, backends):
-        path.write_text("half", encoding="utf-8")
-        raise RuntimeError("bug")
+def fail_on(target, backends, text, bad):
+    target.write_text("half", encoding="utf-8")
+    if text in bad:
+        raise ValueError(f"cannot do {text}\nand more")
+    target.write_text(text * 2, encoding="utf-8")
 
-    with pytest.raises(RuntimeError):
-        Engine(tmp_path).run(Task(STAGE, "x", make))
+
+def failing(bad):
+    return [Task(STAGE, text, fail_on, {"text": text, "bad": bad}, inputs=(text,)) for text in "abc"]
+
+
+def test_an_item_that_fails_costs_no_other_one_and_is_tried_again_by_a_rerun(tmp_path, caplog):
+    engine = Engine(tmp_path)
+    a, b, c = engine.map(failing("b"))
+    assert b == Reject("b", "failed: ValueError: cannot do b")
+    assert [art.path.read_text(encoding="utf-8") for art in (a, c)] == ["aa", "cc"]
+    assert engine.table()[0]["dropped"] == {b.reason: 1} and engine.rejects == [("double", b)]
+    assert "Traceback" in caplog.text and "in fail_on" in caplog.text
+    assert len([p for p in tmp_path.rglob("*") if p.is_file()]) == 4
+
+    again = Engine(tmp_path)
+    assert [art.path.read_text(encoding="utf-8") for art in again.map(failing(""))] == ["aa", "bb", "cc"]
+    assert again.table()[0]["resumed"] == 2 and not again.table()[0]["dropped"]
+
+
+def test_a_stage_of_which_not_one_item_works_ends_the_run_with_the_traceback_and_leaves_no_file(tmp_path):
+    with pytest.raises(RuntimeError, match="All items of the stage double failed(.|\n)*in fail_on(.|\n)*cannot do c"):
+        Engine(tmp_path).map(failing("abc"))
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def test_what_the_user_can_mend_ends_the_run(tmp_path):
+    def make(target, backends):
+        raise PVChatError("These weights are not here.")
+
+    with pytest.raises(PVChatError, match="weights are not here"):
+        Engine(tmp_path).map([Task(STAGE, "x", make), Task(STAGE, "y", double, {"text": "y"}, inputs=("y",))])
 
 
 def test_progress_and_counts_add_up(tmp_path):
@@ -203,6 +232,23 @@ def test_the_same_frames_give_the_same_bytes(tmp_path):
     for name in ("a.mp4", "b.mp4"):
         write_video(tmp_path / name, moving(), 12.0)
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+
+
+def test_a_comment_is_kept_in_the_file_and_gives_the_same_bytes_every_time(tmp_path):
+    import av
+
+    for name, comment in (
+        ("a.mp4", "synthetic=true; generator=x@1"),
+        ("b.mp4", "synthetic=true; generator=x@1"),
+        ("c.mp4", None),
+    ):
+        write_video(tmp_path / name, moving(), 12.0, comment)
+        with av.open(str(tmp_path / name)) as container:
+            assert container.metadata.get("comment") == comment
+    a, b, c = ((tmp_path / name).read_bytes() for name in ("a.mp4", "b.mp4", "c.mp4"))
+    assert a == b != c
+    frames = [read_video(tmp_path / name)[0] for name in ("a.mp4", "c.mp4")]
+    assert (frames[0] == frames[1]).all()
 
 
 def test_reading_returns_what_was_written_up_to_compression(tmp_path):

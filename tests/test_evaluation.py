@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 
 from pvchat.errors import PVChatError
-from pvchat.evaluation import evaluate, score_answers, score_lines, scores_table, verdict
-from pvchat.evaluation.runner import collect
-from pvchat.evaluation.scoring import CONTROLS, FIELDS
+from pvchat.evaluation import evaluate, rescore, score_answers, score_lines, scores_table, verdict
+from pvchat.evaluation.bootstrap import clustered_intervals
+from pvchat.evaluation.findings import TITLES
+from pvchat.evaluation.reference import ReferenceFirst, subject_tokens_of
+from pvchat.evaluation.scoring import ASKED, CONSTANT, CONTROLS, FIELDS
+from pvchat.evaluation.store import collect
 from pvchat.passport import passport
 from pvchat.session import VideoChat
 from pvchat.trainers.adapter import AdapterSettings, build_subject_model, save_subject_adapter, subject_record
+from tests.evaluation_lines import lines_of
 from tests.tiny import SUBJECT, tiny_base, tiny_dataset
 
 TOKENS = 6
@@ -45,6 +52,14 @@ def chat(world) -> VideoChat:
     return VideoChat.from_pretrained(world[0], world[1])
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_draws():
+    """Intervals from 100 draws instead of 1000: what they are is tested with the bootstrap."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(clustered_intervals.__kwdefaults__, "resamples", 100)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def few_tokens(monkeypatch):
     """Random weights rarely end an answer."""
@@ -70,9 +85,10 @@ def test_scores_have_the_published_shape(evaluated):
     assert set(scores["existence"]) == EXISTENCE
     assert set(scores["controls"]) == set(CONTROLS) == set(scores["intervals"]["controls"])
     assert set(scores["categories"]) == {"appearance", "action", "location"}
-    assert {"bleu1", "bleu4", "bertscore", "es", "dc", "intervals", "passport"} < set(scores)
-    for name in ("constant_yes", "constant_no", "text_only", "no_adapter", "wrong_adapter"):
+    assert {"bleu1", "bleu4", "bertscore", "es", "dc", "es_rule", "dc_rule", "intervals", "passport"} < set(scores)
+    for name in (*CONSTANT, *ASKED):
         assert set(scores["controls"][name]) >= EXISTENCE
+        assert set(scores["paired"][name]) == {"difference", "interval", "p"}
 
 
 def test_what_was_not_measured_is_null_with_a_reason(evaluated):
@@ -80,7 +96,6 @@ def test_what_was_not_measured_is_null_with_a_reason(evaluated):
     missing = scores["details"]["missing"]
     for name in ("bertscore", "es", "dc"):
         assert scores[name] is None and missing[name]
-    assert scores["controls"]["reference_in_prompt"] is None and missing["controls.reference_in_prompt"]
     assert scores["existence"]["false_accept_lookalike"] is None  # no look-alike in this test split
 
 
@@ -90,6 +105,15 @@ def test_there_is_one_line_per_question_in_the_order_of_the_dataset(world, evalu
     assert [line["qa_id"] for line in lines] == [qa.qa_id for qa in questions]
     assert all(set(FIELDS) <= set(line) for line in lines)
     assert not list(evaluated[0].rglob("*.part")) and not list(evaluated[0].rglob("*.tmp"))
+
+
+def test_the_scores_say_how_they_were_made_and_on_what(evaluated):
+    details = evaluated[1]["details"]
+    made = details["composition"]
+    assert (made["clips_present"], made["clips_absent"], made["subjects"]) == (3, 3, 1)
+    assert made["questions"] == {"existence": 6, "appearance": 6, "action": 6, "location": 6}
+    assert made["origins"] == {"random_negative": 3, "original": 1, "animated": 2}
+    assert "version:" in details["method"]["bleu1"] and details["method"]["seed"] == 1
 
 
 def test_constant_controls_have_balanced_accuracy_one_half(evaluated):
@@ -119,6 +143,53 @@ def test_controls_answer_with_what_their_name_says(world, evaluated):
         assert [line["answer"] for line in found] != own
 
 
+def test_the_name_in_the_question_is_swapped_and_the_answer_read_with_it(world, evaluated):
+    lines = read(evaluated[0] / "controls" / "name_swapped.jsonl")
+    assert len(lines) == 6 and {line["question"] for line in lines} == {"Is <Ada> in this video?"}
+    assert {line["asked_about"] for line in lines} == {"<Ada>"}
+    assert 0 <= evaluated[1]["controls"]["name_swapped"]["says_yes"] <= 1
+
+
+def test_the_reference_clip_stands_before_the_clip_in_one_prompt(world, chat, evaluated):
+    """The cached prefix gives the logits of the whole prompt in one forward pass."""
+    dataset = world[3]
+    reference, video = dataset.split("train")[0], dataset.split("test")[1]
+    line = next(
+        x for x in read(evaluated[0] / "controls" / "reference_in_prompt.jsonl") if x["qa_id"] == video.qa[0].qa_id
+    )
+    processor = chat.processor
+    prefix = processor.encode_prefix()
+    said = processor.encode_qa("Who is in this video?", f"This is {SUBJECT}.", SUBJECT)[0]
+    ids = [*prefix, *said, *prefix, *processor.encode_question(line["question"], SUBJECT)]
+    pixels = processor.video_processor(videos=[str(reference.path), str(video.path)], return_tensors="pt")
+    with torch.no_grad(), chat.answering_with(None):
+        logits = chat.model(input_ids=torch.tensor([ids]), **pixels).logits[0, -1]
+    assert line["margin"] == pytest.approx(float(logits[chat._yes] - logits[chat._no]), abs=1e-4)
+
+
+def test_the_reference_control_depends_on_the_reference_and_leaves_the_chat_as_it_was(world, chat):
+    dataset = world[3]
+    clip, question = dataset.split("test")[0].path, f"Is {SUBJECT} in this video?"
+    before = chat.replies([clip], [[question]])[0][0]
+    margins = []
+    with chat.answering_with(None):
+        for reference in (dataset.split("train")[0].path, dataset.split("train")[2].path):
+            margins.append(ReferenceFirst(chat, reference, SUBJECT).replies([clip], [[question]])[0][0].margin)
+        tokens = chat._net.model.subject_tokens.original_module.weight.clone()
+        plain = chat.replies([clip], [[question]])[0][0].margin
+        with subject_tokens_of(chat, [dataset.split("train")[0].path]):
+            assert chat.replies([clip], [[question]])[0][0].margin != pytest.approx(plain, abs=1e-6)
+        assert torch.equal(chat._net.model.subject_tokens.original_module.weight, tokens)
+    assert margins[0] != pytest.approx(margins[1], abs=1e-6)
+    assert chat.replies([clip], [[question]])[0][0] == before
+
+
+def test_two_clips_that_do_not_fit_are_a_missing_control(chat, monkeypatch):
+    monkeypatch.setattr(VideoChat, "_context", 40)
+    with pytest.raises(PVChatError, match="two clips take"):
+        ReferenceFirst(chat, "clip.mp4", SUBJECT)
+
+
 def test_the_own_adapter_is_back_after_the_controls(world, chat, evaluated):
     line = read(evaluated[0] / "answers.jsonl")[0]
     reply = chat.replies([world[3].split("test")[0].path], [[line["question"]]])[0][0]
@@ -138,6 +209,19 @@ def test_scoring_the_file_again_gives_the_same_without_a_model(evaluated):
     assert without_passport(again) == without_passport(evaluated[1])
 
 
+def test_scoring_again_writes_scores_with_both_passports(evaluated, tmp_path):
+    folder = tmp_path / "report"
+    shutil.copytree(evaluated[0], folder)
+    asked = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["passport"]
+    for _ in range(2):
+        scores = rescore(folder / "answers.jsonl", "pvchat score", seed=2)
+        assert scores == json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+        assert scores["passport"]["command"] == "pvchat score" and scores["passport"]["seed"] == 2
+        assert scores["passport"]["answers"] == asked
+    assert scores["existence"] == evaluated[1]["existence"]
+    assert scores["details"]["missing"] == evaluated[1]["details"]["missing"]
+
+
 def without_passport(scores: dict) -> dict:
     return {key: value for key, value in scores.items() if key != "passport"}
 
@@ -154,23 +238,34 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(tmp_path):
 
     path = tmp_path / "answers.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        collect(path, questions, {"model": 1}, answer, None)
+        collect(path, questions, lambda line: "model 1", answer, None)
     assert not path.exists()
     done = len(asked)
     assert 10 <= done < 30
     with open(tmp_path / "answers.jsonl.part", "a", encoding="utf-8") as file:
         file.write('{"qa_id": "29", "ans')  # cut off while writing
-    lines = collect(path, questions, {"model": 1}, lambda part: answer(part, 99), None)
+    lines = collect(path, questions, lambda line: "model 1", lambda part: answer(part, 99), None)
     assert [line["answer"] for line in lines] == [str(i) for i in range(30)]
     assert len(asked) == 30 and len(read(path)) == 30
-    collect(path, questions, {"model": 2}, lambda part: answer(part, 99), None)
+    collect(path, questions, lambda line: "model 2", lambda part: answer(part, 99), None)
     assert len(asked) == 60  # another model: its answers are its own
 
 
 def test_a_base_without_subject_is_evaluated_without_adapter_controls(world, tmp_path):
     scores = evaluate(VideoChat.from_pretrained(world[0]), world[3], tmp_path)
-    assert scores["controls"]["no_adapter"] is None and scores["controls"]["wrong_adapter"] is None
-    assert "no adapter" in scores["details"]["missing"]["controls.no_adapter"]
+    for name in ("no_adapter", "wrong_adapter", "name_swapped"):
+        assert scores["controls"][name] is None
+        assert "no adapter" in scores["details"]["missing"][f"controls.{name}"]
+    assert scores["controls"]["reference_in_prompt"] and scores["controls"]["reference_as_tokens"]
+
+
+def test_a_dataset_without_its_reference_clip_has_no_reference_controls(world, chat, tmp_path):
+    dataset = world[3]
+    train = [replace(row, origin="animated") if row.split == "train" else row for row in dataset.videos]
+    scores = evaluate(chat, replace(dataset, videos=train), tmp_path)
+    for name in ("reference_in_prompt", "reference_as_tokens"):
+        assert scores["controls"][name] is None
+        assert "lacks the reference clip" in scores["details"]["missing"][f"controls.{name}"]
 
 
 def test_an_adapter_of_somebody_else_is_refused(world, tmp_path):
@@ -194,40 +289,65 @@ def test_a_damaged_answer_file_is_named_with_its_line(evaluated, tmp_path):
 # -- verdict ----------------------------------------------------------------------------------------------------------
 
 
-def lines_of(right: float, n: int = 20) -> list[dict]:
-    """Existence lines, `right` of each side answered rightly."""
-    lines = []
-    for i in range(2 * n):
-        present = i < n
-        says = present == (i % n < right * n)
-        lines.append(
-            {
-                "qa_id": str(i), "video_id": str(i), "subject": SUBJECT, "split": "test", "category": "existence",
-                "question": "Is <Nz> here?", "gold": "Yes." if present else "No.", "source": "template",
-                "present": present, "origin": "user" if present else "hard_negative",
-                "answer": "Yes." if says else "No.", "margin": 1.0 if says else -1.0,
-            }
-        )  # fmt: skip
-    return lines
+def controls(**right: float) -> dict[str, list[dict]]:
+    """Lines of these controls, the others at chance."""
+    names = ("no_adapter", "wrong_adapter", "reference_in_prompt", "embedding_gate")
+    return {name: lines_of(right.get(name, 0.5)) for name in names}
 
 
 @pytest.mark.parametrize(
-    ("own", "wrong", "passed", "says"),
+    ("own", "others", "passed", "says"),
     [
-        (0.95, 0.5, True, "beats every control"),
-        (0.6, 0.55, False, "not for certain"),
-        (0.7, 0.9, False, "Not worth its training"),
+        (0.95, {}, True, "beats every control"),
+        (0.65, {"wrong_adapter": 0.6}, False, "not for certain"),
+        (0.7, {"wrong_adapter": 0.9}, False, "Not worth its training.*another subject's adapter"),
+        (0.95, {"reference_in_prompt": 0.95}, False, "Not worth its training.*reference clip in the prompt"),
+        (0.95, {"reference_in_prompt": 0.9}, False, "Not worth its training.*reference clip in the prompt"),
+        (0.95, {"embedding_gate": 1.0}, False, "Not worth its training.*face comparison alone"),
     ],
 )
-def test_the_verdict_follows_the_best_control(own, wrong, passed, says):
-    scores = score_lines(lines_of(own), {"no_adapter": lines_of(0.5), "wrong_adapter": lines_of(wrong)})
-    result = verdict(scores)
-    assert (result.passed, says in result.text) == (passed, True)
+def test_the_verdict_follows_the_paired_tests(own, others, passed, says):
+    result = verdict(score_lines(lines_of(own), controls(**others)))
+    assert result.passed == passed and re.search(says, result.text)
 
 
-def test_there_is_no_pass_without_the_adapter_controls():
-    result = verdict(score_lines(lines_of(0.95)))
-    assert not result.passed and "not run" in result.text
+def test_there_is_no_pass_without_the_controls_that_matter():
+    for name in ("no_adapter", "wrong_adapter", "reference_in_prompt", "embedding_gate"):
+        run = controls()
+        del run[name]
+        result = verdict(score_lines(lines_of(0.95), run))
+        assert not result.passed and f"not run: {TITLES[name]}" in result.text
+
+
+def test_findings_name_what_misleads():
+    right = lines_of(0.95)
+    assert score_lines(right, controls())["details"]["findings"] == []
+    wrong = score_lines(right, controls(wrong_adapter=0.8))["details"]["findings"]
+    assert len(wrong) == 1 and "not within 0.1 of chance" in wrong[0]
+    one_sided = [line for line in right if line["present"] or line["qa_id"] in ("20", "21")]
+    found = score_lines(one_sided)["details"]["findings"]
+    assert len(found) == 1 and 'constant "Yes." reaches accuracy 0.909' in found[0]
+    constant = score_lines([{**line, "answer": "Yes, <Nz> is here."} for line in right])["details"]["findings"]
+    assert len(constant) == 1 and 'every one of the 40 says "present"' in constant[0]
+    vague = score_lines([{**line, "answer": "A man."} for line in right])["details"]["findings"]
+    assert any("100% of the answers take no side" in line for line in vague)
+
+
+def test_an_adapter_that_says_yes_to_another_name_is_called_out():
+    swapped = [{**line, "asked_about": "<Ada>", "answer": "Yes, <Ada> is here."} for line in lines_of(0.95)]
+    scores = score_lines(lines_of(0.95), controls() | {"name_swapped": swapped})
+    assert scores["controls"]["name_swapped"]["says_yes"] == 1.0
+    assert "still says yes on 100% of the clips" in scores["details"]["findings"][0]
+    assert verdict(scores).passed  # it is a finding, not a bar
+    refused = [{**line, "answer": "No, <Ada> is not here."} for line in swapped]
+    scores = score_lines(lines_of(0.95), controls() | {"name_swapped": refused})
+    assert scores["controls"]["name_swapped"]["says_yes"] == 0.0 and scores["details"]["findings"] == []
+
+
+def test_gold_answers_get_no_verdict():
+    scores = score_lines(lines_of(1.0))
+    scores["details"]["answers_of"] = "gold"
+    assert verdict(scores).text.startswith("No verdict")
 
 
 def test_the_table_shows_every_control_and_the_verdict(evaluated):

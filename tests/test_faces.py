@@ -1,5 +1,6 @@
 """Finding, aligning, embedding and judging faces."""
 
+import importlib
 import importlib.util
 import json
 import os
@@ -13,12 +14,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors.torch import save_file
 
+from pvchat.dataset_builder.backends.common import weights_file
 from pvchat.dataset_builder.backends.faces.align import ARCFACE, WHOLE_FACE, align, crop_box, similarity
 from pvchat.dataset_builder.backends.faces.auraface import AuraFace
 from pvchat.dataset_builder.backends.faces.facenet import FaceNet, InceptionResnetV1, to_input
 from pvchat.dataset_builder.backends.faces.hog import FaceHog
 from pvchat.dataset_builder.backends.faces.landmarks import FaceLandmarks
-from pvchat.dataset_builder.backends.faces.lbp import LbpDetector, vote
+from pvchat.dataset_builder.backends.faces.lbp import LbpDetector, one_box_per_face, vote
 from pvchat.dataset_builder.backends.faces.mtcnn import MTCNN, ONet, PNet, RNet, normalise
 from pvchat.dataset_builder.backends.faces.quality import EarQuality, FaceQuality, grey, laplacian_variance, measure
 from pvchat.dataset_builder.backends.faces.sface import SFace
@@ -306,6 +308,29 @@ def test_without_the_hub_facenet_names_file_and_licence(monkeypatch):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("module", ["yunet", "sface", "auraface", "facenet"])
+def test_weights_of_the_hub_are_fetched_at_a_pinned_commit_which_is_part_of_the_id(module, monkeypatch, tmp_path):
+    backend = importlib.import_module(f"pvchat.dataset_builder.backends.faces.{module}")
+    asked = []
+    (tmp_path / "file").write_bytes(b"weights")
+
+    def fetch(repo, filename, revision):
+        asked.append((repo, filename, revision))
+        return str(tmp_path / "file")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
+    options = {"backend": module, "licence": "MIT"}
+    path, version = weights_file(None, backend.REPO, backend.FILE, backend.REVISION, **options)
+    assert asked == [(backend.REPO, backend.FILE, backend.REVISION)] and len(backend.REVISION) == 40
+    _, local = weights_file(tmp_path / "file", backend.REPO, backend.FILE, backend.REVISION, **options)
+    assert version == f"{backend.REVISION[:8]}.{local}" and path == tmp_path / "file"
+
+
+@pytest.mark.parametrize("embedder", [SFace, AuraFace, FaceNet, FaceHog])
+def test_the_band_of_an_embedder_lies_below_one_person(embedder):
+    assert 0 < embedder.different < embedder.same < 1 and embedder.eps > 0
+
+
 @pytest.mark.parametrize(
     "package, make",
     [
@@ -437,6 +462,19 @@ def test_lbp_finds_the_face_of_a_photograph(astronaut):
     x0, y0, x1, y1 = faces[0].box
     assert x0 < 200 < 250 < x1 and y0 < 100 < 130 < y1  # the eyes to the mouth
     assert x1 - x0 < 130
+
+
+@pytest.mark.parametrize("light", [1.0, 0.5])
+def test_lbp_sees_one_face_in_a_still_of_one_person(astronaut, light):
+    """The cascade also fires at her suit, and more than once at her face."""
+    still = (astronaut * light).astype(np.uint8)
+    for frames in (still[None], np.repeat(still[None], 3, 0)):  # frames that are alike all err alike
+        assert [len(faces) for faces in LbpDetector().detect(frames)] == [1] * len(frames)
+
+
+def test_boxes_on_one_face_are_one_and_those_beside_each_other_are_two():
+    face, twice, other = (10.0, 10.0, 60.0, 60.0), (14.0, 6.0, 60.0, 52.0), (80.0, 10.0, 130.0, 60.0)
+    assert one_box_per_face([twice, other, face]) == [face, other]
 
 
 def test_lbp_finds_nothing_in_noise_and_in_tiny_pictures():

@@ -18,8 +18,8 @@ from pvchat.dataset_builder import cartoon
 from pvchat.dataset_builder.backends import light
 from pvchat.dataset_builder.backends.galleries import ClipEncoder, ClipTopK, FaceTopK, RandomClips
 from pvchat.dataset_builder.backends.galleries.clip import ClipIndex
-from pvchat.dataset_builder.backends.galleries.identity import choose_others
 from pvchat.dataset_builder.backends.galleries.source import open_source
+from pvchat.dataset_builder.backends.others import are_subject, choose_others
 from pvchat.dataset_builder.engine import Rejected, hash_file
 from pvchat.dataset_builder.protocols import FaceGallery, NegativeRetriever, Person
 from pvchat.dataset_builder.video_io import read_video, write_video
@@ -171,6 +171,24 @@ def test_a_gallery_of_only_the_subject_offers_nobody(tmp_path):
     for number, cosine in enumerate((1.0, 0.95, 0.9, 0.8)):
         save_face(tmp_path / f"{number}.png", direction(cosine, 2), number)
     assert FaceTopK(tmp_path, PixelEmbedder(), read_face, tmp_path, band=(-1, SAME)).search(SUBJECT, 5) == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), planted=st.integers(1, 4), others=st.integers(0, 6))
+def test_a_light_gallery_offers_nobody_who_is_the_subject_by_any_of_their_pictures(seed, planted, others):
+    """Copies of the subject, and relit pictures that match only a copy."""
+    rng = np.random.default_rng(seed)
+    subject = unit(rng)
+    copies = [near(rng, subject, rng.uniform(SAME + 1e-9, 1)) for _ in range(planted)]
+    relit = [near(rng, copy, rng.uniform(SAME + 1e-9, 1)) for copy in copies]
+    vectors = {f"{i:02d}": v for i, v in enumerate([*copies, *relit, *(unit(rng) for _ in range(others))])}
+    gallery = object.__new__(light.FolderGallery)
+    gallery.embedder = PixelEmbedder()
+    gallery._vectors = {name: (Path(f"{name}.png"), vector) for name, vector in vectors.items()}
+    found = gallery.search(subject, 20)
+    assert all(int(match.sha256) >= 2 * planted and match.similarity < SAME for match in found)
+    strangers = are_subject(subject[None], np.array(list(vectors.values())), SAME)
+    assert {match.sha256 for match in found} <= {name for name, own in zip(vectors, strangers, strict=True) if not own}
 
 
 def test_drawn_people_are_told_from_the_drawn_subject(tmp_path):

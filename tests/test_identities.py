@@ -1,5 +1,6 @@
 """People of a film: tracklets, groups, and the choice of the subjects."""
 
+import dataclasses
 import random
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pvchat.dataset_builder import cartoon
 from pvchat.dataset_builder.engine import Rejected
 from pvchat.dataset_builder.identities import (
     Tracklet,
@@ -86,6 +88,61 @@ def test_shots_change_at_cuts_and_not_in_a_moving_picture():
     moving = np.stack([np.roll(np.arange(64 * 96 * 3).reshape(64, 96, 3) % 251, t, 1) for t in range(4)])
     film = np.concatenate([moving, 255 - moving // 4]).astype(np.uint8)
     assert shot_numbers(film).tolist() == [0] * 4 + [1] * 4
+
+
+def in_one_room(count, num_frames, seed):
+    """Clips of two drawn people in one place, light and camera, cut in the middle."""
+    rng = np.random.default_rng(seed)
+    members = [member.identity for member in cartoon.cast(count + 1, seed=seed)]
+    for first, second in zip(members, members[1:], strict=False):
+        scene = cartoon.Scene.random(rng)
+        clips = [cartoon.render_clip(person, scene, num_frames, 96) for person in (first, second)]
+        yield np.concatenate([clips[0][: num_frames // 2], clips[1][num_frames // 2 :]])
+
+
+@pytest.mark.parametrize("num_frames", [12, 24])
+def test_a_cut_between_two_people_in_one_room_is_found(num_frames):
+    half = num_frames // 2
+    found = [shot_numbers(film).tolist() == [0] * half + [1] * half for film in in_one_room(8, num_frames, 6)]
+    assert sum(found) >= 7, found
+
+
+@pytest.mark.parametrize("action", ["jumping", "dancing", "waving", "playing with a ball"])
+def test_fast_motion_is_no_cut(action):
+    rng = np.random.default_rng(2)
+    for member in cartoon.cast(3, seed=1):
+        scene = dataclasses.replace(cartoon.Scene.random(rng), action=action)
+        assert not shot_numbers(cartoon.render_clip(member.identity, scene, 16, 96)).any()
+
+
+@pytest.mark.parametrize("step", [20, 60, 110])
+def test_a_camera_that_is_torn_about_is_no_cut(step):
+    from skimage import data
+
+    photograph = np.tile(data.astronaut(), (1, 2, 1))
+    places = [abs((t * step) % 512 - 256) for t in range(5)]
+    places = [places[0]] * 5 + places + [places[-1]] * 5  # at rest, torn, at rest
+    assert not shot_numbers(np.stack([photograph[60:316, x : x + 256] for x in places])).any()
+
+
+def test_many_hard_cuts_close_together_are_all_found():
+    film = np.repeat(np.uint8([[[[10, 10, 10]]], [[[240, 20, 20]]], [[[20, 240, 20]]]]), 2, 0)
+    assert shot_numbers(np.broadcast_to(film, (6, 32, 32, 3))).tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_two_people_at_one_place_in_one_room_are_not_one_tracklet():
+    """The faces lie one upon the other before and after the cut; only the picture tells."""
+    script = Script([[(LEFT, 0)]] * 6 + [[(LEFT, 1)]] * 6)
+    film = next(in_one_room(1, 12, 5))
+    film[:, 0, 0] = np.arange(12)[:, None]
+    assert [sorted(person.faces) for person in find_people(film, 8.0, script)] == [[*range(6)], [*range(6, 12)]]
+
+
+def test_three_people_side_by_side_are_found_when_all_faces_count():
+    middle = shifted(LEFT, 25)
+    script = Script([[(shifted(LEFT, -8), 0), (middle, 1), (RIGHT, 2)]] * 6)
+    assert len(find_people(script.frames(), 8.0, script)) == 2  # as in the paper
+    assert len(find_people(script.frames(), 8.0, script, max_faces=None)) == 3
 
 
 def test_only_the_largest_faces_of_a_frame_count():

@@ -1,5 +1,7 @@
 """The light backends, measured on cartoon clips whose truth is known and on a photograph that is moved about."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from pvchat.dataset_builder import cartoon
 from pvchat.dataset_builder.backends import light
 from pvchat.dataset_builder.backends.light import cutout as cutting
 from pvchat.dataset_builder.backends.light.colour import lab_to_rgb, rgb_to_lab
+from pvchat.dataset_builder.backends.light.compose import compose
 from pvchat.dataset_builder.backends.light.matte import subject_matte
 from pvchat.dataset_builder.backends.light.places import PLACES, draw_place
 from pvchat.dataset_builder.backends.light.scene import replay
@@ -121,11 +124,11 @@ def test_around_a_face_the_matte_keeps_hair_and_clothes_in_the_background_s_colo
 
 def test_faces_are_found_in_photographs_and_not_in_drawings(clips):
     from pvchat.dataset_builder.backends.light.face import face_boxes
-    from pvchat.dataset_builder.backends.light.matte import WORKING_SIDE, _resize_all
+    from pvchat.dataset_builder.backends.light.matte import WORKING_SIDE, shrink
 
-    boxes = face_boxes(_resize_all(astronaut()[0], WORKING_SIDE))
+    boxes = face_boxes(shrink(astronaut()[0], WORKING_SIDE))
     assert boxes.shape == (6, 3) and (np.abs(boxes[:, 2] - 32) < 8).all()
-    assert all(face_boxes(_resize_all(frames, WORKING_SIDE)) is None for frames, _ in clips)
+    assert all(face_boxes(shrink(frames, WORKING_SIDE)) is None for frames, _ in clips)
 
 
 def test_no_background_is_left_in_the_colours_around_the_person(clips):
@@ -162,6 +165,26 @@ def test_recolouring_changes_the_clothes_and_leaves_the_face(clips):
         assert (difference[head] > 12).mean() < 0.02
         changed_clothes.append((difference[clothes] > 12).mean())
     assert np.median(changed_clothes) > 0.5 and np.mean(np.array(changed_clothes) > 0.15) >= 0.8
+
+
+def heads_of(frames, alpha, seeds):
+    """Share of the clips whose person's head reaches the upper edge."""
+    person = Person(frames, 6.0, alpha)
+    cut = cutting.cut_out(person)
+    white = dataclasses.replace(cut, rgb=np.full_like(cut.rgb, 255))
+    clips = [compose(white, "a studio", seed) for seed in seeds]
+    return np.mean([(clip[:, 0] > 210).all(-1).any() for clip in clips])
+
+
+def test_the_camera_cuts_no_head_off_that_the_film_shows_whole():
+    alpha = np.zeros((4, 128, 128), np.uint8)
+    alpha[:, 8:128, 40:88] = 255  # close to the upper edge: 1.2 times as large it would leave the frame
+    frames = np.random.default_rng(0).integers(0, 90, (4, 128, 128, 3), dtype=np.uint8)
+    frames[alpha > 0] = 120
+    assert heads_of(frames, alpha, range(30)) == 0
+    alpha[:, :8, 40:88] = 255  # the film itself cuts the head: the cut stays at the edge
+    frames[alpha > 0] = 120
+    assert heads_of(frames, alpha, range(30)) == 1
 
 
 def test_places_are_many_and_depend_on_the_seed_alone():
@@ -235,8 +258,27 @@ def test_the_embedding_tells_other_clips_of_a_person_from_other_people():
     assert same > cross + 0.2
 
 
+SUBJECT = np.eye(8, dtype=np.float32)[0]
+
+
+def test_one_photographed_person_is_alike_whatever_camera_and_light():
+    frames = astronaut()[0]
+    embedder = light.HeadEmbedder()
+    reference = embedder.embed(Person(frames, 6.0))
+    others = {
+        "mirrored": frames[:, :, ::-1],
+        "brighter": np.clip(frames * 1.15, 0, 255).astype(np.uint8),
+        "later": frames[3:],
+        "nearer": np.repeat(np.repeat(frames[:, 20:200, 40:220], 2, 1), 2, 2),
+    }
+    found = {
+        name: float(embedder.embed(Person(np.ascontiguousarray(f), 6.0)) @ reference) for name, f in others.items()
+    }
+    assert min(found.values()) > 0.9, found
+
+
 def gallery(tmp_path, similarities):
-    """A folder of files whose embedding has these cosines with (1, 0)."""
+    """A folder of files whose embedding has these cosines with SUBJECT, each leaning another way."""
     for index, _ in enumerate(similarities):
         (tmp_path / f"{index}.png").write_bytes(b"picture %d" % index)
 
@@ -244,21 +286,23 @@ def gallery(tmp_path, similarities):
         s = similarities[int(path.stem)]
         if s is None:
             raise Rejected("no person stands out")
-        return np.array([s, np.sqrt(1 - s * s)], np.float32)
+        vector = s * SUBJECT
+        vector[1 + int(path.stem)] = np.sqrt(1 - s * s)
+        return vector
 
     return light.FolderGallery(tmp_path, light.HeadEmbedder(), embed)
 
 
 def test_the_gallery_gives_look_alikes_but_never_the_subject(tmp_path):
     folder = gallery(tmp_path, [0.2, 0.99, 0.9, None, 0.5])
-    found = folder.search(np.array([1.0, 0.0], np.float32), 2)
+    found = folder.search(SUBJECT, 2)
     assert [m.path.stem for m in found] == ["2", "4"]
     assert {p.name: r for p, r in folder.skipped.items()} == {"3.png": "no person stands out"}
 
 
 def test_random_people_are_other_people_than_the_look_alikes(tmp_path):
     folder = gallery(tmp_path, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
-    alike = folder.search(np.array([1.0, 0.0], np.float32), 3)
+    alike = folder.search(SUBJECT, 3)
     first = folder.sample(10, 1, exclude=[m.sha256 for m in alike])
     assert {m.path.stem for m in first} == {"0", "1", "2"}
     assert first == folder.sample(10, 1, exclude=[m.sha256 for m in alike])

@@ -276,6 +276,13 @@ def test_yes_nods_no_shakes_and_only_smile_curls_the_lips():
     assert smile.exp[25, 14, 1] < -0.01 and yes.exp.abs().max() == 0
 
 
+def test_a_smile_begins_at_the_mouth_and_ends_at_the_eyes():
+    exp = driver_motion("smile", 50, 0).exp
+    mouth, cheek = exp[:, 14, 1].abs(), exp[:, 3, 1].abs()
+    assert mouth[3] > 0 and cheek[3] == 0 and mouth[47] == 0 and cheek[47] > 0
+    assert exp[25, 14, 1] < 0 and exp[25, 3, 1] < 0  # upwards
+
+
 # -- crop and paste-back ----------------------------------------------------------------------------------------------
 
 

@@ -1,81 +1,20 @@
-"""Behaviour of scores, intervals and the reading of answers."""
+"""Behaviour of scores and intervals."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+import itertools
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pvchat.evaluation import metrics, parse_presence
-from pvchat.evaluation.bootstrap import clustered_intervals
+from pvchat.evaluation import metrics
+from pvchat.evaluation.bootstrap import clustered_intervals, paired_difference
 from pvchat.evaluation.controls import best_threshold
 from pvchat.evaluation.metrics import ExistenceAnswers, existence_scores
 
-AUTHORS_JSON = Path(__file__).parents[2] / "shared" / "data" / "authors_train_all_video.json"
-BANK = Path(__file__).parents[1] / "dataset_builder" / "questions" / "bank.json"
 ORIGINS = ("hard_negative", "random_negative", "user")
-
-PHRASINGS = {
-    "present": (
-        "Yes.", "yes", "Yes, <Nz> is here.", "Yes! That's <Nz>, without a hat.", "<Nz> is clearly visible.",
-        "I would say that is <Nz>.", "The person is <Nz>.", "It's Nz!", "It is <Nz>, not Lena.", "<Nz> does appear.",
-        "No doubt, <Nz> is here.", "None other than <Nz>.", "<Nz> is not missing.", "I see her.", "Yes, I do.",
-        "<Nz> is here, and no one else is.", "<Nz> is here. I can not see the shoes.",
-        "Yes, <Nz> is here but is not wearing a hat.", "<Nz> has no beard and is waving.",
-    ),
-    "absent": (
-        "No.", "no", "NO, IT IS NOT <NZ>", "No, <Nz> is not here.", "No, I don't.", "I do not see <Nz>.",
-        "I don't see Nz here", "I can't find <Nz>.", "I am not able to see <Nz>.", "<Nz> is missing.", "Not <Nz>.",
-        "<Nz> isn\u2019t there", "There is no sign of <Nz>.", "No sign of <Nz>.", "It is Lena, not <Nz>.",
-        "<Nz>, who wears red, is not here.", "The one on screen is not <Nz>.", "Nobody in this clip is <Nz>.",
-        "That is someone else.", "This is another person.", "She is not in the video.", "Unfortunately, no.",
-        "Definitely not.", "Certainly not <Nz>.", "Not at all.", "I know <Nz>, but I do not see <Nz>.",
-        "I believe that <Nz> is absent.", "I would not say that <Nz> is here.",
-    ),
-    "unknown": (
-        "", "   ", "A man is walking.", "the the the", "I cannot tell.", "I do not know.", "I think so.",
-        "It is impossible to say.", "Maybe <Nz> is here.", "It could be <Nz>.", "Nzambi is here.",
-        "I'm not sure whether <Nz> is here.", "Yes, <Nz> is not here.", "No, <Nz> is in this video.",
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("meaning", "answer"), [(m, a) for m, answers in PHRASINGS.items() for a in answers])
-def test_presence_is_read_from_many_phrasings(meaning, answer):
-    assert parse_presence(answer, "<Nz>") == meaning
-
-
-@pytest.mark.parametrize("name", ["<Nz>", "<Ada B.>", "<sks>"])
-def test_presence_of_every_answer_in_the_question_bank_is_read(name):
-    bank = json.loads(BANK.read_text(encoding="utf-8"))
-    wrong = [
-        (answer, name)
-        for category in bank.values()
-        for kind, meaning in (("yes", "present"), ("no", "absent"), ("refusals", "absent"))
-        for answer in category.get(kind, ())
-        if parse_presence(answer.replace("{name}", name), name) != meaning
-    ]
-    assert wrong == []
-
-
-@pytest.mark.skipif(not AUTHORS_JSON.exists(), reason="the authors' file is not here")
-def test_presence_agrees_with_every_answer_of_the_authors():
-    videos = json.loads(AUTHORS_JSON.read_text(encoding="utf-8"))["data"]
-    pairs = [(q["answer"], v["is_positive"]) for v in videos for q in v["qa_pairs"] if q["is_special"]]
-    assert len(pairs) == 9840
-    wrong = [a for a, present in pairs if parse_presence(a, "<sks>") != ("present" if present else "absent")]
-    assert wrong == []
-
-
-@given(st.text(max_size=80))
-@settings(max_examples=200, deadline=None)
-def test_presence_of_any_text_is_one_of_three(text):
-    assert parse_presence(text, "<Nz>") in PHRASINGS
-
 
 # -- existence --------------------------------------------------------------------------------------------------------
 
@@ -261,6 +200,91 @@ def test_a_resample_keeps_the_number_of_videos_of_each_side():
         return {"share": float(np.mean(index < 3))}
 
     assert clustered_intervals(list(range(8)), [i < 3 for i in range(8)], share)["share"] == [3 / 8, 3 / 8]
+
+
+def test_a_duplicated_video_changes_the_interval_and_duplicating_all_changes_the_width_but_not_the_mean():
+    """The same clips under other names: the mean stays, the interval shrinks as if there were more evidence."""
+    right = np.array([0, 1, 0, 1, 1, 1, 0, 1, 1, 1])
+    once = clustered_intervals(range(10), [0] * 10, mean_of(right))["mean"]
+    twice = np.tile(right, 2)
+    doubled = clustered_intervals(range(20), [0] * 20, mean_of(twice))["mean"]
+    assert twice.mean() == right.mean()
+    assert doubled[1] - doubled[0] < once[1] - once[0]
+
+
+def test_subjects_are_drawn_before_their_videos():
+    """Subjects that differ widen the interval; of one subject or of equal subjects it stays narrow."""
+    subjects = np.repeat(["a", "b", "c", "d"], 10)
+    videos = np.arange(40)
+    apart = np.repeat([1.0, 0.9, 0.1, 0.0], 10)
+    both = clustered_intervals(videos, [0] * 40, mean_of(apart), subjects=subjects)["mean"]
+    videos_only = clustered_intervals(videos, [0] * 40, mean_of(apart))["mean"]
+    assert both[1] - both[0] > 2 * (videos_only[1] - videos_only[0])
+    alone = clustered_intervals(videos, [0] * 40, mean_of(apart), subjects=["a"] * 40)["mean"]
+    assert alone == videos_only
+
+
+def test_videos_of_different_subjects_may_share_an_id():
+    right = np.array([1.0, 0.0, 1.0, 0.0])
+    interval = clustered_intervals(["v", "w"] * 2, [0] * 4, mean_of(right), subjects=["a", "a", "b", "b"])["mean"]
+    assert interval[0] == 0.0 and interval[1] == 1.0
+
+
+# -- paired tests -----------------------------------------------------------------------------------------------------
+
+
+def compare(first, second, present, **options):
+    return paired_difference(list(range(len(present))), present, first, second, **options)
+
+
+def test_the_paired_difference_is_that_of_balanced_accuracy():
+    present = [True] * 4 + [False] * 2
+    first, second = [1, 1, 1, 0, 1, 0], [1, 0, 0, 0, 0, 0]
+    found = compare(first, second, present)
+    assert found["difference"] == pytest.approx((3 / 4 + 1 / 2) / 2 - (1 / 4 + 0) / 2)
+    back = compare(second, first, present)
+    assert back["difference"] == pytest.approx(-found["difference"]) and back["p"] == pytest.approx(found["p"])
+
+
+def test_equal_systems_do_not_differ_and_very_different_ones_do():
+    present = [True] * 20 + [False] * 20
+    same = compare([1, 0] * 20, [1, 0] * 20, present)
+    assert (same["difference"], same["p"], same["interval"]) == (0.0, 1.0, [0.0, 0.0])
+    far = compare([1] * 40, [1, 0] * 20, present)
+    assert far["difference"] == 0.5 and 0 < far["p"] < 0.001 and far["interval"][0] > 0.25
+
+
+def test_p_is_that_of_all_swaps_when_they_can_be_counted():
+    present = [True, True, False, False]
+    found = compare([1, 1, 1, 0], [0, 0, 0, 1], present)
+    exact = np.mean([abs(sum(signs)) >= 2 for signs in itertools.product((-1, 1), repeat=4)])
+    assert found["p"] == pytest.approx(exact, abs=0.02)
+
+
+def test_questions_of_one_video_are_swapped_together():
+    present = [True] * 20 + [False] * 20
+    by_question = compare([1] * 40, [1] * 30 + [0] * 10, present)
+    clusters = [0] * 10 + [1] * 10 + [2] * 10 + [3] * 10
+    by_video = paired_difference(clusters, present, [1] * 40, [1] * 30 + [0] * 10)
+    assert by_question["difference"] == pytest.approx(by_video["difference"])
+    assert by_question["p"] < 0.01 and by_video["p"] > 0.9  # one video decides: swapping it decides the sign alone
+
+
+def test_a_one_sided_test_set_has_no_paired_difference():
+    assert compare([1, 1], [0, 0], [True, True]) is None
+    assert compare([], [], []) is None
+
+
+@given(existence_answers(), existence_answers(), st.randoms(use_true_random=False))
+@settings(max_examples=20, deadline=None)
+def test_the_paired_difference_does_not_depend_on_the_order(found, other, random):
+    count = min(len(found.present), len(other.present))
+    present, first, second = found.present[:count], found.right[:count], other.right[:count]
+    order = list(range(count))
+    random.shuffle(order)
+    once = paired_difference(list(range(count)), present, first, second, permutations=1000)
+    again = paired_difference(order, present[order], first[order], second[order], permutations=1000)
+    assert once["difference"] == pytest.approx(again["difference"])
 
 
 def test_the_gate_threshold_separates_what_can_be_separated():

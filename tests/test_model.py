@@ -8,32 +8,10 @@ from torch.nn import functional as F
 
 from pvchat.modeling_pvchat import PVChatConfig, PVChatForConditionalGeneration, PVChatQFormerConfig, insert_routers
 from pvchat.modeling_pvchat.modeling_qformer import PVChatQFormerModel, relu_gates, top_k_gates
-from tests.tiny import NUM_FRAMES, tiny_config, tiny_model
+from tests.tiny import NUM_FRAMES, pixels, prompt, randomised, tiny_config, tiny_model
 
 VIDEO_ID = 3
 SLOTS = 9  # per tile
-IMAGE = 32
-
-
-def pixels(videos: int = 1, tiles: int = 1, seed: int = 0) -> torch.Tensor:
-    return torch.randn(videos, tiles, NUM_FRAMES, 3, IMAGE, IMAGE, generator=torch.Generator().manual_seed(seed))
-
-
-def prompt(rows: int = 1, tiles: int = 1, text: int = 6, seed: int = 0) -> torch.Tensor:
-    """(rows, 1 + 9 * tiles + text) ids: start, slots, random text."""
-    words = torch.randint(5, 300, (rows, text), generator=torch.Generator().manual_seed(seed))
-    return torch.cat(
-        [torch.ones(rows, 1, dtype=torch.long), torch.full((rows, SLOTS * tiles), VIDEO_ID), words], dim=1
-    )
-
-
-def randomised(model, std: float = 0.2, seed: int = 1):
-    """All weights random, so that nothing hides behind zeros and ones."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(std * torch.randn(parameter.shape, generator=generator))
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +165,9 @@ def test_pixels_and_cached_states_together_are_an_error(plain):
     states = plain.model.encode_video(pixels())
     with pytest.raises(ValueError, match="one of the two"):
         plain.get_video_features(pixels(), states)
+    features = {"video": plain.get_video_features(pixels())}
+    with pytest.raises(ValueError, match="one of the two"):
+        plain(input_ids=prompt(), pixel_values_videos=pixels(), mm_encoder_outputs=features)
 
 
 @pytest.mark.parametrize(
@@ -238,6 +219,31 @@ def test_generation_with_and_without_key_value_cache_agree(routed, given, beams)
     assert torch.equal(*texts)
 
 
+@pytest.mark.parametrize("beams", [1, 2])
+def test_rows_with_two_videos_one_and_none_generate_as_if_alone(routed, beams):
+    """Beams repeat rows: each repeat must get the whole group of its row's videos, in order."""
+    videos = pixels(3)
+    two = torch.cat([prompt(1, text=3, seed=1), prompt(1, text=3, seed=2)], dim=1)
+    one, none = prompt(1, text=16, seed=3), prompt(1, text=25, seed=4)[:, SLOTS + 1 :]
+    none = torch.cat([none, torch.randint(5, 300, (1, 1), generator=torch.Generator().manual_seed(5))], dim=1)
+    rows = [(two, videos[:2]), (one, videos[2:]), (none, None)]
+    options = {"max_new_tokens": 4, "do_sample": False, "num_beams": beams, "eos_token_id": None, "pad_token_id": 0}
+    together = routed.generate(input_ids=torch.cat([ids for ids, _ in rows]), pixel_values_videos=videos, **options)
+    for row, (ids, given) in enumerate(rows):
+        video = {} if given is None else {"pixel_values_videos": given}
+        assert torch.equal(together[row : row + 1], routed.generate(input_ids=ids, **video, **options)), row
+
+
+def test_beams_share_one_pass_of_the_encoder(routed):
+    batches = []
+    hook = routed.model.vision_tower.register_forward_hook(
+        lambda module, args, output: batches.append(len(output.last_hidden_state))
+    )
+    routed.generate(input_ids=prompt(), pixel_values_videos=pixels(), max_new_tokens=3, num_beams=4)
+    hook.remove()
+    assert batches == [1]
+
+
 def test_a_second_question_continues_the_cache_of_the_first(routed):
     """The video is read once; later turns are text only."""
     first, second = prompt(), torch.tensor([[11, 12, 13]])
@@ -268,14 +274,17 @@ def test_attention_implementations_agree(implementation):
     close(logits[implementation], logits["eager"])
 
 
-@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("implementation", ["eager", "sdpa", "flex_attention"])
 def test_masked_encoder_tokens_do_not_matter(implementation):
     qformer = randomised(PVChatQFormerModel(tiny_config(routing="remoh").qformer_config)).eval()
     qformer.set_attn_implementation(implementation)
+    qformer.requires_grad_(False)  # flex attention has no backward pass on a CPU
     queries, states = torch.randn(2, 5, 32), torch.randn(2, 7, 32)
     mask = torch.ones(2, 7, dtype=torch.long)
     mask[:, 5:] = 0
-    masked = qformer(queries, states, encoder_attention_mask=mask).last_hidden_state
+    with torch.compiler.set_stance("force_eager"):
+        masked = qformer(queries, states, encoder_attention_mask=mask).last_hidden_state
     close(masked, qformer(queries, states[:, :5]).last_hidden_state)
 
 
@@ -297,13 +306,15 @@ def without_dropout(**config):
     return config
 
 
-def test_gradient_checkpointing_gives_the_same_gradients():
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_gradient_checkpointing_gives_the_same_gradients(use_reentrant):
+    """Of the routers too: they are outputs of the checkpointed layers beside the hidden states."""
     ids, videos = prompt(2), pixels(2)
     found = []
     for checkpointing in (False, True):
         model = randomised(PVChatForConditionalGeneration(without_dropout(routing="remoh"))).train()
         if checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
             assert sum(getattr(module, "gradient_checkpointing", False) for module in model.modules()) >= 3 + 4 + 2
         outputs = model(input_ids=ids, pixel_values_videos=videos, labels=ids)
         (outputs.loss + sum(logits.square().mean() for logits in outputs.router_logits)).backward()
@@ -312,6 +323,27 @@ def test_gradient_checkpointing_gives_the_same_gradients():
         assert (gradient is None) == (found[1][name] is None), name
         if gradient is not None:
             close(found[1][name], gradient, 1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # true of the frozen blocks
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_blocks_behind_frozen_ones_get_gradients_under_checkpointing(use_reentrant):
+    """In the authors' code they get none: reentrant checkpointing gives nothing to a layer whose input is frozen."""
+    ids, videos = prompt(), pixels()
+    found = []
+    for checkpointing in (False, True):
+        model = randomised(PVChatForConditionalGeneration(without_dropout(routing="remoh"))).train()
+        model.requires_grad_(False)
+        trained = (*model.model.vision_tower.layers[1:], model.model.qformer.encoder.layer[2])
+        for layer in trained:
+            layer.requires_grad_(True)
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+        model(input_ids=ids, pixel_values_videos=videos, labels=ids).loss.backward()
+        found.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
+    assert all(gradient is not None and gradient.abs().max() > 0 for gradient in found[0].values())
+    for name, gradient in found[0].items():
+        close(found[1][name], gradient, 1e-6)
 
 
 def test_every_parameter_but_the_image_table_gets_a_gradient(routed):

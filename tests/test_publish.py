@@ -20,8 +20,9 @@ from pvchat.dataset_builder.merge import (
     merge_datasets,
     restore_clips,
 )
-from pvchat.dataset_builder.publish import push_dataset, refuse_private
+from pvchat.dataset_builder.publish import push_dataset
 from pvchat.errors import PVChatError
+from pvchat.hub import refuse_private
 from tests.loopback_hub import LoopbackHub, Repo
 from tests.small_datasets import PLAN, RECORD, clip_bytes, write_dataset
 

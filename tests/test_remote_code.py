@@ -6,11 +6,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from huggingface_hub import HfApi, ModelCard
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+from transformers.utils import hub
 
 from pvchat import modeling_pvchat
 from pvchat.modeling_pvchat import (
@@ -20,7 +23,7 @@ from pvchat.modeling_pvchat import (
     PVChatProcessor,
     PVChatVideoProcessor,
 )
-from tests.tiny import tiny_base, tiny_clip, tiny_config
+from tests.tiny import SUBJECT, tiny_base, tiny_clip, tiny_config, tiny_videos
 
 SOURCE = Path(modeling_pvchat.__file__).parent
 CODE = {
@@ -45,9 +48,10 @@ QUESTION = "Is <sks> in this video?"
 # Runs in a process of its own: loads a folder by every Auto class, answers, and saves everything again.
 STRANGER = """
 import sys
-sys.modules["pvchat"] = None  # import pvchat -> ModuleNotFoundError
+sys.modules["pvchat"] = sys.modules["torchvision"] = None  # importing them -> ModuleNotFoundError
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor
+from transformers import pipeline
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
 torch.set_num_threads(1)
@@ -72,6 +76,9 @@ with torch.no_grad():
         model = auto.from_pretrained(folder, trust_remote_code=True)
         out[name] = model(**batch).logits
     out["generated"] = model.generate(**batch, max_new_tokens=6, do_sample=False)
+    pipe = pipeline("image-text-to-text", model=folder, trust_remote_code=True)
+    options = {"max_new_tokens": 6, "do_sample": False, "return_tensors": True, "subject": True}
+    out["pipeline"] = torch.tensor(pipe(text=inputs["conversation"], **options)[0]["generated_token_ids"])[None]
     base = AutoModel.from_pretrained(folder, trust_remote_code=True)
     out["hidden"] = base(**batch).last_hidden_state
 out["classes"] = [type(thing).__name__ for thing in (config, processor, video_processor, model, base)]
@@ -117,6 +124,7 @@ def expected(folder, inputs) -> dict[str, torch.Tensor]:
         "multimodal": logits,
         "hidden": hidden,
         "generated": generated,
+        "pipeline": generated,
     }
 
 
@@ -153,7 +161,7 @@ def test_saved_folder_has_the_code_and_names_every_auto_class(folder):
 
 @pytest.mark.parametrize("name", sorted(CODE))
 def test_remote_code_is_flat_and_needs_only_declared_packages(name):
-    allowed = set(sys.stdlib_module_names) | {"av", "huggingface_hub", "numpy", "torch", "transformers"}
+    allowed = set(sys.stdlib_module_names) | {"av", "numpy", "torch", "transformers"}
     for node in ast.walk(ast.parse((SOURCE / name).read_text())):
         if isinstance(node, ast.Import):
             assert {alias.name.split(".")[0] for alias in node.names} <= allowed
@@ -161,6 +169,23 @@ def test_remote_code_is_flat_and_needs_only_declared_packages(name):
             assert node.module.split(".")[0] in allowed and node.module != "__future__"
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 1 and f"{node.module}.py" in CODE
+
+
+def test_pushing_sends_the_code_along(folder, monkeypatch):
+    """`push_to_hub` saves into a folder of its own and sends that."""
+    sent = {}
+
+    def receive(self, repo_id, operations, **kwargs):
+        sent.update({item.path_in_repo: Path(item.path_or_fileobj).read_bytes() for item in operations})
+
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **kwargs: SimpleNamespace(repo_id=repo_id))
+    monkeypatch.setattr(HfApi, "create_commit", receive)
+    monkeypatch.setattr(hub, "create_and_tag_model_card", lambda *args, **kwargs: ModelCard("a card"))
+    PVChatForConditionalGeneration.from_pretrained(folder).push_to_hub("ada/base")
+    assert {name for name in sent if name.endswith(".py")} == {name for name in CODE if "process" not in name}
+    assert json.loads(sent["config.json"])["auto_map"] == AUTO_MAP
+    PVChatProcessor.from_pretrained(folder).push_to_hub("ada/base")
+    assert {name for name in sent if name.endswith(".py")} == CODE
 
 
 def test_saving_the_model_without_its_head_saves_the_same_map(folder, tmp_path):
@@ -234,3 +259,32 @@ def test_a_folder_saved_by_remote_code_is_as_good_as_the_first(stranger, inputs,
     assert {path.name for path in saved.glob("*.py")} == CODE
     assert json.loads((saved / "config.json").read_text())["auto_map"] == AUTO_MAP
     check(run_stranger(saved, inputs, tmp_path), expected)
+
+
+# -- model, dataset and adapter together ------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_example_of_fresh_processes_finds_no_difference(tmp_path, capsys):
+    """A run folder with a dataset of real clips and an adapter that has moved."""
+    pytest.importorskip("peft")
+    from examples import fresh_process
+    from pvchat.dataset_builder import ConsentRecord, assemble_dataset
+    from pvchat.dataset_builder.consent import consent_id
+    from pvchat.trainers.adapter import AdapterSettings, build_subject_model, save_subject_adapter, subject_record
+
+    base = tiny_base(tmp_path / "base")
+    record = ConsentRecord.for_fiction()
+    manifest = {"consent_id": consent_id(record), "fictional": True, "backends": {}, "dropped": [], "seed": 0}
+    assemble_dataset(SUBJECT, tiny_videos(tmp_path / "drawn", 1, 1), tmp_path / "run" / "dataset", manifest)
+    model = build_subject_model(PVChatForConditionalGeneration.from_pretrained(base), AdapterSettings(rank=2))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05)
+    save_subject_adapter(model, tmp_path / "run" / "adapter", subject_record(model, SUBJECT, "light", "0", ["1"], 0))
+    assert fresh_process.main([str(tmp_path / "run"), "--base", str(base), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["model"]["reply"] == result["re-saved"]["reply"]
+    assert result["dataset"] == {"qa train": 8, "videos train": 2}
+    assert 0 < result["adapter"]["megabytes"] < 1

@@ -9,8 +9,9 @@ import pytest
 
 from pvchat.errors import PVChatError
 from pvchat.evaluation import score_lines, write_report
-from pvchat.evaluation.report import filmstrip, origin_rows
+from pvchat.evaluation.report import WITHOUT, filmstrip, origin_rows
 from pvchat.evaluation.runner import _line
+from pvchat.evaluation.table import score_rows, verdict
 from pvchat.passport import passport
 from tests.tiny import SUBJECT, tiny_dataset
 
@@ -53,15 +54,28 @@ def run(tmp_path_factory):
     (folder / "report").mkdir()
     (folder / "report" / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
     (folder / "report" / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    for stage in (1, 2):
-        steps = [
-            {"step": i, "lm_loss": 2.0 / i, "spr": 0.1, "hae": 0.2, "active_heads": 0.6, "beta": 1e-8}
-            for i in range(1, 4)
-        ]
-        (folder / f"stage{stage}").mkdir()
-        history = {"stage": stage, "target_active_heads": 0.5, "steps": steps}
-        (folder / f"stage{stage}" / "history.json").write_text(json.dumps(history), encoding="utf-8")
+    write_histories(folder, spr=0.1)
+    maps = {
+        "rows": [{"layer": 3, "attention": "self"}, {"layer": 4, "attention": "cross"}],
+        "heads": [8, 9],
+        "present": {"clips": 3, "active": [[0.5, 0.2], [0.4, 0.9]]},
+        "absent": {"clips": 3, "active": [[0.5, 0.3], [0.4, 0.5]]},
+        "difference": {"active": [[0.0, -0.1], [0.0, 0.4]], "mean_size": 0.125, "by_chance": 0.1, "p": 0.3},
+    }
+    (folder / "report" / "head_activation.json").write_text(json.dumps(maps), encoding="utf-8")
     return folder, dataset, lines
+
+
+def write_histories(folder, spr, steps=3):
+    """Training histories of both stages in a run folder."""
+    for stage in (1, 2):
+        records = [
+            {"step": i, "lm_loss": 2.0 / i, "spr": spr, "hae": 0.2, "active_heads": 0.6, "beta": 1e-8}
+            for i in range(1, steps + 1)
+        ]
+        (folder / f"stage{stage}").mkdir(parents=True)
+        history = {"stage": stage, "target_active_heads": 0.5, "steps": records}
+        (folder / f"stage{stage}" / "history.json").write_text(json.dumps(history), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +89,9 @@ def test_the_page_holds_all_of_its_pictures(page):
 
 
 def test_the_page_says_verdict_scores_controls_data_and_passport(run, page):
+    said = verdict(json.loads((run[0] / "report" / "scores.json").read_text(encoding="utf-8"))).text
     for text in (
-        SUBJECT, "Ahead of the controls that ran", "base without the adapter", "always yes", "BLEU-1",
+        SUBJECT, said, "base without the adapter", "always yes", "BLEU-1",
         "Is <Nz> in this video?", "No, <Nz> is not in the video.", "strangers", run[1].manifest["dataset_hash"],
         '"seed": 0', "needs a judge model",
     ):  # fmt: skip
@@ -92,21 +107,61 @@ def test_figures_are_saved_beside_the_page(run, page):
     from PIL import Image
 
     names = {path.name for path in (run[0] / "report").glob("*.png")}
-    assert names == {"controls.png", "training.png", "margins.png", "roc.png"}
+    assert names == {"controls.png", "training.png", "margins.png", "roc.png", "heads.png"}
     for name in names:
         with Image.open(run[0] / "report" / name) as image:
             assert image.width > 400 and len(image.convert("L").getcolors()) > 10
 
 
-def test_without_a_run_or_routed_heads_the_page_is_still_whole(run, tmp_path):
-    folder, dataset, _ = run
+def copy_evaluation(run, folder):
     for name in ("scores.json", "answers.jsonl"):
-        (tmp_path / name).write_bytes((folder / "report" / name).read_bytes())
-    assert "Training" not in Page(write_report(tmp_path, dataset).read_text(encoding="utf-8")).text
+        (folder / name).write_bytes((run[0] / "report" / name).read_bytes())
+
+
+def test_what_is_missing_is_said_in_a_page_that_is_still_whole(run, tmp_path):
+    copy_evaluation(run, tmp_path)
+    text = Page(write_report(tmp_path, run[1]).read_text(encoding="utf-8")).text
+    assert "has no training history" in text and "they were not computed in this evaluation" in text
+    assert not (tmp_path / "training.png").exists() and not (tmp_path / "heads.png").exists()
+
+
+def test_a_run_without_routed_heads_has_a_loss_curve(run, tmp_path):
+    copy_evaluation(run, tmp_path)
     (tmp_path / "stage1").mkdir()
     history = {"stage": 1, "target_active_heads": 0.5, "steps": [{"step": 1, "lm_loss": 1.0, "beta": 0.0}]}
     (tmp_path / "stage1" / "history.json").write_text(json.dumps(history), encoding="utf-8")
-    assert "Training" in Page(write_report(tmp_path, dataset, tmp_path).read_text(encoding="utf-8")).text
+    assert "Training curves" in write_report(tmp_path, run[1], tmp_path).read_text(encoding="utf-8")
+
+
+def test_answers_without_log_odds_have_no_distributions(run, tmp_path):
+    lines = [{**line, "margin": None} for line in run[2]]
+    scores = score_lines(lines) | {"passport": passport("pvchat evaluate", {}, 0)}
+    (tmp_path / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
+    (tmp_path / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "No distributions" in Page(write_report(tmp_path, run[1]).read_text(encoding="utf-8")).text
+
+
+def test_head_maps_come_with_the_sentence_that_they_add_up_to(run, page):
+    assert "most different is head 9 of layer 4 (cross-attention), 90% against 50%" in page.text
+    assert f"no sign that the routing depends on whether {SUBJECT} is there" in page.text
+
+
+def test_the_curves_of_a_run_without_sparsity_losses_are_drawn_beside_its_own(run, tmp_path):
+    copy_evaluation(run, tmp_path)
+    write_histories(tmp_path, spr=0.1, steps=20)
+    alone = write_report(tmp_path, run[1], tmp_path).read_text(encoding="utf-8")
+    picture = (tmp_path / "training.png").read_bytes()
+    write_histories(tmp_path / WITHOUT, spr=0.0, steps=20)
+    both = write_report(tmp_path, run[1], tmp_path).read_text(encoding="utf-8")
+    assert "the same training without SPR and HAE" in both and "the same training" not in alone
+    assert (tmp_path / "training.png").read_bytes() != picture
+
+
+def test_every_control_has_a_row_or_the_reason_why_it_has_none(run, page):
+    scores = json.loads((run[0] / "report" / "scores.json").read_text(encoding="utf-8"))
+    for row in score_rows(scores):
+        assert row["title"] in page.text
+        assert row["scores"] or (row["reason"] or "") in page.text
 
 
 def test_the_filmstrip_shows_clips_with_and_without_the_subject(run):
@@ -115,8 +170,19 @@ def test_the_filmstrip_shows_clips_with_and_without_the_subject(run):
     assert [clip["present"] for clip in film] == sorted((clip["present"] for clip in film), reverse=True)
     existence = film[0]["answers"][0]
     assert existence["category"] == "existence" and existence["right"] is True
+    truths = [a for clip in film for a in clip["answers"] if clip["present"] and a["category"] == "action"]
+    assert {a["right"] for a in truths} == {None}  # decided by rules only where the truth is known
     refusal = film[-1]["answers"][-1]
     assert refusal["category"] == "location" and refusal["right"] is True
+
+
+def test_a_description_is_right_where_it_equals_a_known_truth(run):
+    known = [{**line, "source": "truth"} for line in run[2]]
+    assert all(a["right"] for a in filmstrip(known, run[1])[1]["answers"])
+    wrong = [
+        {**line, "answer": "Something else." if line["category"] == "action" else line["answer"]} for line in known
+    ]
+    assert [a["right"] for a in filmstrip(wrong, run[1])[1]["answers"] if a["category"] == "action"] == [False]
 
 
 def test_the_dataset_table_counts_every_clip(run):

@@ -83,8 +83,30 @@ def tiny_model(seed: int = 0, **config):
     return PVChatForConditionalGeneration(tiny_config(**config)).eval()
 
 
-def tiny_tokenizer():
-    """Byte-level BPE over the test sentences: any text can be encoded. Ids are 0 to 6 for `SPECIAL_TOKENS`."""
+def randomised(model, std: float = 0.2, seed: int = 1):
+    """All weights random, so that nothing hides behind zeros and ones."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(std * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def pixels(videos: int = 1, tiles: int = 1, seed: int = 0) -> torch.Tensor:
+    """(videos, tiles, NUM_FRAMES, 3, 32, 32) noise."""
+    size = (videos, tiles, NUM_FRAMES, 3, IMAGE_SIZE, IMAGE_SIZE)
+    return torch.randn(size, generator=torch.Generator().manual_seed(seed))
+
+
+def prompt(rows: int = 1, tiles: int = 1, text: int = 6, seed: int = 0) -> torch.Tensor:
+    """(rows, 1 + 9 * tiles + text) ids: start, the slots of one video, random text."""
+    words = torch.randint(5, 300, (rows, text), generator=torch.Generator().manual_seed(seed))
+    slots = torch.full((rows, 9 * tiles), SPECIAL_TOKENS.index("<video>"))
+    return torch.cat([torch.ones(rows, 1, dtype=torch.long), slots, words], dim=1)
+
+
+def tiny_tokenizer(special_tokens: tuple[str, ...] = SPECIAL_TOKENS):
+    """Byte-level BPE over the test sentences: any text can be encoded. Ids are 0, 1, ... for `special_tokens`."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -94,7 +116,7 @@ def tiny_tokenizer():
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=384,
-        special_tokens=list(SPECIAL_TOKENS),
+        special_tokens=list(special_tokens),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -105,7 +127,7 @@ def tiny_tokenizer():
         bos_token="<s>",
         eos_token="</s>",
         pad_token="<unk>",
-        additional_special_tokens=list(SPECIAL_TOKENS[3:]),
+        additional_special_tokens=list(special_tokens[3:]),
     )
 
 

@@ -1,13 +1,13 @@
 """One subject = one plain PEFT folder, plus a small `subject.json` that says whom it knows and which base it fits.
 
-| profile | trained, besides subject tokens and `<sks>` rows                                    | at full scale    |
-|---------|-------------------------------------------------------------------------------------|------------------|
-| `light` | LoRA on the language model and on the Q-Former, head routers                        | tens of MB       |
-| `paper` | LoRA on the language model, the whole Q-Former, the last blocks of the encoder      | hundreds of MB   |
+| profile | trained, besides subject tokens and `<sks>` rows                               | at full scale, bfloat16 |
+|---------|--------------------------------------------------------------------------------|-------------------------|
+| `light` | LoRA (rank 8) on the language model and on the Q-Former, head routers          | 45 MB                   |
+| `paper` | LoRA (rank 16) on the language model, the Q-Former, the encoder's last blocks  | 395 MB                  |
 
 A base has a plain Q-Former. Head routers are inserted before the adapter is attached, and start as the identity, so
-that the base with the adapter switched off stays what it was, bit for bit. `PeftModel.from_pretrained(base, folder)`
-needs the routers in `base`; `load_subject_adapter` puts them there.
+that the base with the adapter switched off stays what it was, bit for bit. `load_subject_adapter` puts them there;
+for plain `PeftModel.from_pretrained(base, folder)`, load the base with `qformer_config={"routing": "remoh"}`.
 """
 
 from __future__ import annotations
@@ -27,15 +27,18 @@ import peft
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 
 from .. import __version__
 from ..errors import PVChatError
+from ..files import replace_folder
 from ..modeling_pvchat.modeling_qformer import PVChatQFormerModel, insert_routers
 
 # PEFT 0.21 asks the model by an old name; nobody who reads this can change that.
 warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
-PROFILES = ("light", "paper")
+LORA_RANKS = {"light": 8, "paper": 16}
+PROFILES = tuple(LORA_RANKS)
 ROUTINGS = ("remoh", "moh", "none")
 SUBJECT_INITS = ("base", "reference")
 SUBJECT_FILE = "subject.json"
@@ -48,6 +51,7 @@ _QFORMER_LINEARS = (
     r"model\.qformer\.encoder\.layer\.\d+\."
     r"((attention|crossattention)\.(attention\.(query|key|value)|output\.dense)|(intermediate|output)_query\.dense)"
 )
+_LIGHT_MODULES = {"subject_tokens", "head_router"}
 _ROUTER_FIELDS = ("routing", "routing_start_layer", "num_shared_heads", "num_routed_heads", "num_active_heads")
 
 
@@ -58,7 +62,8 @@ class AdapterSettings:
     Args:
         profile: `"light"` or `"paper"`, see the module's table.
         routing: attention of the Q-Former: `"remoh"`, `"moh"` or `"none"`.
-        rank, alpha: of every LoRA. Reference 16 and 32.
+        rank: of every LoRA; `None` for 8 in `light` and the reference's 16 in `paper`.
+        alpha: of every LoRA; `None` for twice the rank, as in the reference.
         dropout: of the LoRA inputs and inside the Q-Former. Reference 0.1 for both.
         num_vision_layers: encoder blocks, counted from the last, that `paper` trains in stage 2. The reference
             unfreezes the upper half, without effect (they are not in its optimiser).
@@ -69,8 +74,8 @@ class AdapterSettings:
 
     profile: str = "light"
     routing: str = "remoh"
-    rank: int = 16
-    alpha: int = 32
+    rank: int | None = None
+    alpha: int | None = None
     dropout: float = 0.1
     num_vision_layers: int = 2
     routing_start_layer: int | None = None
@@ -88,6 +93,9 @@ class AdapterSettings:
             raise PVChatError(f"subject_init must be one of {', '.join(SUBJECT_INITS)}, got {self.subject_init!r}.")
         if not 0.0 <= self.dropout < 1.0:
             raise PVChatError(f"dropout must be 0 or more and below 1, got {self.dropout}.")
+        rank = LORA_RANKS[self.profile] if self.rank is None else self.rank
+        object.__setattr__(self, "rank", rank)
+        object.__setattr__(self, "alpha", 2 * rank if self.alpha is None else self.alpha)
         if self.rank < 1 or self.num_vision_layers < 0:
             raise PVChatError(
                 f"rank must be at least 1 and num_vision_layers at least 0, got {self.rank}, {self.num_vision_layers}."
@@ -251,7 +259,7 @@ class SubjectRecord:
 
     Args:
         subject: the name as in the questions, such as `<Nz>`.
-        base: `{"id", "weights_hash"}`.
+        base: `{"id", "weights_hash"}`, and its commit (`"revision"`) when it was loaded from the Hub.
         qformer: routing of the Q-Former the adapter was trained with.
         profile, dataset_hash, stages, seed: how it was made.
         versions: of the libraries that made it.
@@ -295,9 +303,10 @@ def subject_record(
     """The record of the model's adapter."""
     base = model.get_base_model()
     config = base.model.qformer.config
+    commit = getattr(base.config, "_commit_hash", None)  # of the Hub
     return SubjectRecord(
         subject=subject,
-        base={"id": base_id(base), "weights_hash": base_hash(base)},
+        base={"id": base_id(base), "weights_hash": base_hash(base), **({"revision": commit} if commit else {})},
         qformer={name: getattr(config, name) for name in _ROUTER_FIELDS},
         profile=profile,
         dataset_hash=dataset_hash,
@@ -312,34 +321,48 @@ def subject_record(
     )
 
 
-def save_subject_adapter(model: PeftModel, folder: str | Path, record: SubjectRecord) -> Path:
-    """Writes `adapter_config.json`, `adapter_model.safetensors` and `subject.json`; the folder appears whole."""
+def save_subject_adapter(
+    model: PeftModel, folder: str | Path, record: SubjectRecord, dtype: torch.dtype | None = None
+) -> Path:
+    """Writes `adapter_config.json`, `adapter_model.safetensors` and `subject.json`; the folder appears whole.
+
+    Args:
+        dtype: of the values in the file; `None` keeps them as they were trained (float32), for a stage that others go
+            on from.
+    """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     config = model.peft_config["default"]
-    path, config.base_model_name_or_path = config.base_model_name_or_path, record.base["id"]
+    before = config.base_model_name_or_path, config.revision
+    config.base_model_name_or_path, config.revision = record.base["id"], record.base.get("revision")
     try:
         model.save_pretrained(temporary, selected_adapters=["default"], save_embedding_layers=False)
         (temporary / "README.md").unlink(missing_ok=True)  # PEFT's card names local paths
+        if dtype is not None:
+            values = load_file(temporary / WEIGHTS_FILE)
+            save_file({n: v.to(dtype) for n, v in values.items()}, temporary / WEIGHTS_FILE, {"format": "pt"})
         (temporary / SUBJECT_FILE).write_text(json.dumps(asdict(record), indent=2) + "\n", encoding="utf-8")
         temporary.chmod(0o755)
         replace_folder(temporary, folder)
     finally:
-        config.base_model_name_or_path = path
+        config.base_model_name_or_path, config.revision = before
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 
-def replace_folder(source: Path, target: Path) -> None:
-    """Moves `source` to `target`; an older `target` disappears only when the new one is in place."""
-    if not target.exists():
-        os.replace(source, target)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent)) / target.name
-    os.replace(target, old)
-    os.replace(source, target)
-    shutil.rmtree(old.parent)
+def check_fits(base, folder: Path, record: SubjectRecord) -> None:
+    """Raises PVChatError when the folder has no weights, or was made for another base."""
+    if not (folder / WEIGHTS_FILE).exists():
+        raise PVChatError(f"{folder} has no {WEIGHTS_FILE}; train the subject again.")
+    found = base_hash(base)
+    if found != record.base["weights_hash"]:
+        at = f" at {record.base['revision'][:8]}" if "revision" in record.base else ""
+        raise PVChatError(
+            f"The adapter of {record.subject} was made for the base {record.base['id'] or '(unnamed)'}{at} "
+            f"(weights {record.base['weights_hash'][:8]}), this base is {base_id(base) or '(unnamed)'} "
+            f"(weights {found[:8]}); load that base or train the subject on this one."
+        )
 
 
 def load_subject_adapter(base, folder: str | Path, adapter_name: str = "default") -> PeftModel:
@@ -354,18 +377,16 @@ def load_subject_adapter(base, folder: str | Path, adapter_name: str = "default"
     """
     folder = Path(folder)
     record = SubjectRecord.read(folder)
-    if not (folder / WEIGHTS_FILE).exists():
-        raise PVChatError(f"{folder} has no {WEIGHTS_FILE}; train the subject again.")
-    found = base_hash(base)
-    if found != record.base["weights_hash"]:
-        raise PVChatError(
-            f"The adapter of {record.subject} was made for the base {record.base['id'] or '(unnamed)'} "
-            f"({record.base['weights_hash'][:8]}), this base is {base_id(base) or '(unnamed)'} ({found[:8]}); "
-            f"load that base or train the subject on this one."
-        )
+    check_fits(base, folder, record)
     inner = base.get_base_model() if isinstance(base, PeftModel) else base
-    if isinstance(base, PeftModel) and adapter_name in base.peft_config:
+    loaded = base.peft_config if isinstance(base, PeftModel) else {}
+    if adapter_name in loaded:
         raise PVChatError(f"The name {adapter_name!r} is taken; pass another adapter_name.")
+    if any(
+        (set(config.modules_to_save) <= _LIGHT_MODULES) != (record.profile == "light") for config in loaded.values()
+    ):
+        # The copies of one profile would hold, or be, the LoRA layers of the other.
+        raise PVChatError("Adapters of the profiles 'light' and 'paper' do not fit into one base; load another copy.")
     if not (record.qformer["routing"] == "none" and inner.model.qformer.config.routing == "remoh"):
         route_heads(inner.model.qformer, **record.qformer)  # unused ReMoH routers change nothing, so they may stay
     if not isinstance(base, PeftModel):

@@ -65,6 +65,7 @@ def train_subject(
     stages: Sequence[str] = ("1", "2"),
     seed: int = 0,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
+    features: str | Path | None = None,
     progress: bool = False,
 ) -> Path:
     """Trains a subject and returns its adapter folder, `out/adapter`.
@@ -78,6 +79,8 @@ def train_subject(
         settings: changes of defaults: `"adapter"` (fields of `AdapterSettings`), `"train"` (of
             `PVChatTrainingConfig`, both stages), `"1"` and `"2"` (one stage). A base may bring its own in a file
             `training.json` beside its weights (learning rates depend on a model's size); these come on top.
+        features: folder for encoder states that several runs share; it stays. By default they live inside `out` and go
+            at the end.
         progress: show bars.
 
     Raises:
@@ -94,6 +97,7 @@ def train_subject(
         base = PVChatForConditionalGeneration.from_pretrained(base, dtype=torch.bfloat16 if on_gpu else torch.float32)
     elif processor is None:
         raise PVChatError("Pass the processor along with a loaded model, or the folder of both.")
+    dtype = base.dtype  # what the adapter will run in, so its file needs no more
     key = hash_of({"base": base_hash(base), "dataset": dataset.manifest["dataset_hash"], "adapter": asdict(shape)})
     model = build_subject_model(base, shape, seed)
     controller = None
@@ -120,14 +124,16 @@ def train_subject(
         else:
             if shape.subject_init == "reference" and not done:
                 start_from_clips(model, processor, [v.path for v in dataset.split("train") if v.origin == "original"])
+            cache = out / "features" if features is None else Path(features)
             run_stage(
-                trainer_class, args, model, processor, dataset, out, shape, key, controller, [*done, name], progress
-            )
+                trainer_class, args, model, processor, dataset, out, cache, shape, key, controller, [*done, name],
+                progress,
+            )  # fmt: skip
         controller = json.loads((folder / "controller.json").read_text(encoding="utf-8"))
         done.append(name)
     shutil.rmtree(out / "features", ignore_errors=True)
     record = subject_record(model, dataset.subject, shape.profile, dataset.manifest["dataset_hash"], done, seed)
-    return save_subject_adapter(model, out / "adapter", record)
+    return save_subject_adapter(model, out / "adapter", record, dtype)
 
 
 def run_stage(
@@ -137,6 +143,7 @@ def run_stage(
     processor,
     dataset,
     out: Path,
+    cache: Path,
     shape: AdapterSettings,
     key: str,
     controller: dict[str, Any] | None,
@@ -157,7 +164,7 @@ def run_stage(
     trained = shape.num_vision_layers if shape.profile == "paper" and trainer_class.stage == 2 else 0
     model.to(args.device)
     inner = model.get_base_model().model
-    features = FeatureCache(inner, processor, out / "features", blocks - trained, trainer_class.still)
+    features = FeatureCache(inner, processor, cache, blocks - trained, trainer_class.still)
     features.fill(rows, progress=progress)
     trainer = trainer_class(
         model,

@@ -39,7 +39,7 @@ def require(*names: str, backend: str, pip: str) -> Any:
 
 def from_hub(load: Callable[[], Any], *, backend: str, repo: str, licence: str) -> Any:
     """`load()`, which reads the weights `repo` from the Hub or its cache. Raises MissingBackendError when they cannot
-    be had."""
+    be had; every error of the Hub's client is an OSError."""
     try:
         return load()
     except OSError as error:
@@ -54,14 +54,12 @@ def hub_file(repo: str, filename: str, revision: str | None = None, *, backend: 
     """The file from the Hub or its cache. Raises MissingBackendError when it cannot be had."""
     from huggingface_hub import hf_hub_download
 
-    try:
-        return Path(hf_hub_download(repo, filename, revision=revision))
-    except OSError as error:  # every error of the Hub's client is one
-        reason = str(error).strip().splitlines()
-        raise MissingBackendError(
-            f"The backend {backend} needs {filename} of {repo} (licence: {licence}) from the Hub, which cannot be had "
-            f"({reason[0] if reason else type(error).__name__}); connect to the Hub once, or pass the file's path."
-        ) from error
+    return Path(
+        from_hub(
+            lambda: hf_hub_download(repo, filename, revision=revision),
+            backend=backend, repo=f"{filename} of {repo}", licence=licence,
+        )
+    )  # fmt: skip
 
 
 def local_file(path: str | Path, backend: str) -> Path:
@@ -70,6 +68,18 @@ def local_file(path: str | Path, backend: str) -> Path:
     if not path.is_file():
         raise PVChatError(f"{path} is not a file; pass the weights of the backend {backend}.")
     return path
+
+
+def weights_file(
+    weights: str | Path | None, repo: str, filename: str, revision: str, *, backend: str, licence: str
+) -> tuple[Path, str]:
+    """The file at `weights`, or the one on the Hub when that is None; and for ids what tells it from others: its hash,
+    behind the revision if it is the Hub's. Raises as `local_file` and `hub_file` do."""
+    if weights is not None:
+        path = local_file(weights, backend)
+        return path, file_version(path)
+    path = hub_file(repo, filename, revision, backend=backend, licence=licence)
+    return path, f"{revision[:8]}.{file_version(path)}"
 
 
 def load_state(path: Path, backend: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ def animate(build: Build, posed: Sequence[Posed]) -> list[Made]:
     if not posed:
         build.engine.skip("animate", NOT_NEEDED)
         return []
-    stage = Stage("animate", 1, build.backends.animate.id, ".mp4")
+    stage = Stage("animate", 2, build.backends.animate.id, ".mp4")
     tasks = []
     for one in posed:
         driver, seed = one.shot.driver, one.shot.seed(build)
@@ -33,4 +33,5 @@ def animate(build: Build, posed: Sequence[Posed]) -> list[Made]:
 
 
 def make_animation(target: Path, backends: Any, files: PersonFiles, driver: str, seed: int) -> dict:
-    return write_clip(target, backends.animate.animate(files.load().still(), driver, seed))
+    animator = backends.animate
+    return write_clip(target, animator.animate(files.load().still(), driver, seed), animator.id)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..consent import refuse_minor
-from ..engine import Stage, Task
+from ..engine import Reject, Stage, Task
 from ..people import Footage, PersonFiles
 from .common import Build
 
@@ -26,8 +26,11 @@ def attributes(build: Build, references: Sequence[Footage]) -> None:
     stage = Stage("attributes", 1, classifier.id, ".json")
     tasks = [Task(stage, f.label, make_attributes, {"files": f.files}, {}, f.hashes) for f in references]
     for footage, found in zip(references, build.engine.map(tasks), strict=True):
+        if isinstance(found, Reject):
+            continue
         spec = build.spec(footage.subject)
-        refuse_minor(found.meta["age"])
+        for word in (found.meta["gender"], found.meta["age"]):
+            refuse_minor(word)
         noun = NOUNS.get(found.meta["gender"], "person") if spec.noun == "person" else spec.noun
         build.subjects[build.subjects.index(spec)] = dataclasses.replace(spec, noun=noun)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from ...errors import PVChatError
@@ -18,7 +19,8 @@ STILL_FRAMES = 4  # frames that are looked at where motion does not matter
 
 @dataclass
 class Build:
-    """One build. subjects: the people to learn, from one reference video (`reference_sha256`)."""
+    """One build. subjects: the people to learn, from one reference video (`reference_sha256`). hashes: the sha256 of
+    files that are known already."""
 
     subjects: list[SubjectSpec]
     recipe: Recipe
@@ -26,6 +28,7 @@ class Build:
     engine: Engine
     seed: int
     reference_sha256: str
+    hashes: dict[Path, str] = field(default_factory=dict)
     gallery_people: dict[str, int] = field(default_factory=dict)  # origin -> how many different people
     refine_failures: Counter = field(default_factory=Counter)  # why replies of a refining model were not taken
 

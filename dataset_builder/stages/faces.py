@@ -64,7 +64,8 @@ def _crop(build: Build, people: list[Footage]) -> list[Footage]:
         for footage in boxed
     ]
     clips = dict(zip([f.label for f in boxed], build.engine.map(tasks), strict=True))
-    return [replace(f, clip=clips[f.label]) if f.box is not None else f for f in people]
+    cut = [f if f.box is None else replace(f, clip=clips[f.label]) for f in people]
+    return [footage for footage in cut if isinstance(footage.clip, Artefact)]
 
 
 def _cut_out(build: Build, people: list[Footage]) -> list[Footage]:

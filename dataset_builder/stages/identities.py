@@ -13,7 +13,7 @@ import numpy as np
 
 from ...errors import PVChatError
 from ..engine import Artefact, Stage, Task
-from ..identities import FoundPerson, Tracklet, Wish, choose_subjects, find_people
+from ..identities import MAX_FACES, FoundPerson, Tracklet, Wish, choose_subjects, find_people
 from ..people import Footage, PersonFiles
 from ..protocols import Face
 from ..video_io import read_video, write_video
@@ -49,23 +49,18 @@ def _with_embeddings(build: Build, people: Sequence[Footage], tasks: list[Task])
 def _choose(build: Build, people: Sequence[Footage]) -> list[tuple[Footage, Artefact, int]]:
     """(footage, who was found in its source, which of them is meant); footage of one source is chosen together."""
     embedder = build.backends.embedder
-    stage = Stage("identities", 1, f"people/{embedder.id}", ".json")
-    sources = {footage.source.file_sha256: footage for footage in people}
-    tasks = [
-        Task(
-            stage,
-            footage.label,
-            make_people,
-            {"path": footage.source.clip.path, "faces": footage.faces.path},
-            {},
-            (footage.source.clip.sha256, footage.faces.sha256),
-        )
-        for footage in sources.values()
-    ]
-    found = dict(zip(sources, build.engine.map(tasks), strict=True))
+    stage = Stage("identities", 2, f"people/{embedder.id}", ".json")
+    groups: dict[str, list[Footage]] = {}
+    for footage in people:
+        groups.setdefault(footage.source.file_sha256, []).append(footage)
+    tasks = []
+    for group in groups.values():
+        first = group[0]
+        inputs, kept = (first.source.clip.sha256, first.faces.sha256), {"max_faces": _faces_kept(group)}
+        args = {"path": first.source.clip.path, "faces": first.faces.path} | kept
+        tasks.append(Task(stage, first.label, make_people, args, kept, inputs))
     chosen = []
-    for sha256, artefact in found.items():
-        group = [footage for footage in people if footage.source.file_sha256 == sha256]
+    for group, artefact in zip(groups.values(), build.engine.map(tasks), strict=True):
         if not isinstance(artefact, Artefact):
             continue
         everybody = read_people(artefact.path)
@@ -75,6 +70,12 @@ def _choose(build: Build, people: Sequence[Footage]) -> list[tuple[Footage, Arte
         numbers = [next(i for i, person in enumerate(everybody) if person is own) for own in picked]
         chosen += [(footage, artefact, number) for footage, number in zip(group, numbers, strict=True)]
     return chosen
+
+
+def _faces_kept(group: list[Footage]) -> int | None:
+    """How many faces of a frame count: the paper's two, or all (None) where the user wants several people, or points
+    at one."""
+    return MAX_FACES if len(group) == 1 and group[0].box is None else None
 
 
 def _embed_found(build: Build, chosen: list[tuple[Footage, Artefact, int]]) -> list[Footage]:
@@ -91,7 +92,9 @@ def _embed_found(build: Build, chosen: list[tuple[Footage, Artefact, int]]) -> l
     people = [
         replace(footage, clip=clip, frames=clip.meta["num_frames"])
         for (footage, _, _), clip in zip(chosen, clips, strict=True)
+        if isinstance(clip, Artefact)
     ]
+    vectors = [task for task, clip in zip(vectors, clips, strict=True) if isinstance(clip, Artefact)]
     return _with_embeddings(build, people, vectors)
 
 
@@ -118,10 +121,10 @@ class _KnownFaces:
         return getattr(self.embedder, name)
 
 
-def make_people(target: Path, backends: Any, path: Path, faces: Path) -> dict:
+def make_people(target: Path, backends: Any, path: Path, faces: Path, max_faces: int | None) -> dict:
     frames, fps = read_video(path)
     found = [[_face(f) for f in row] for _, row in json.loads(faces.read_text(encoding="utf-8"))]
-    people = find_people(frames, fps, _KnownFaces(backends.embedder, found))
+    people = find_people(frames, fps, _KnownFaces(backends.embedder, found), max_faces=max_faces)
     target.write_text(json.dumps([_plain(person) for person in people]), encoding="utf-8")
     return {"people": len(people), "width": frames.shape[2], "height": frames.shape[1]}
 

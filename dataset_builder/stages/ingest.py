@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import PVChatError
-from ..engine import Artefact, Rejected, Stage, Task, hash_file
+from ..engine import Artefact, Reject, Rejected, Stage, Task, hash_file
 from ..people import IMAGES, Source, read_picture
 from ..video_io import read_video, write_video
 from .common import Build
@@ -17,7 +17,7 @@ def ingest(build: Build, paths: Sequence[Path], *, optional: bool = False) -> li
     """Raises PVChatError for a file that is no usable video or picture; where `optional`, such files are dropped."""
     side, frames = build.recipe.max_side, build.recipe.max_frames
     stage = Stage("ingest", 1, f"pyav-{side}-{frames}", ".mp4")
-    hashes = [hash_file(path) for path in paths]
+    hashes = [build.hashes.get(path) or hash_file(path) for path in paths]
     tasks = [
         Task(
             stage,
@@ -29,6 +29,9 @@ def ingest(build: Build, paths: Sequence[Path], *, optional: bool = False) -> li
         for path, sha256 in zip(paths, hashes, strict=True)
     ]
     clips = build.engine.map(tasks)
+    for path, clip in zip(paths, clips, strict=True):
+        if not optional and isinstance(clip, Reject):
+            raise PVChatError(f"{path} cannot be read in: {clip.reason}.")
     return [
         Source(path, sha256, clip)
         for path, sha256, clip in zip(paths, hashes, clips, strict=True)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import PVChatError
+from ..backends.others import are_subject
 from ..engine import Rejected, derive_seed
 from ..people import Footage
 from ..protocols import Match
@@ -114,8 +115,14 @@ class _Cast:
             raise Rejected("no usable person")
         return footage.vector()
 
-    def is_subject(self, sha256: str) -> bool:
-        return bool((self.subjects @ self.seen[sha256].vector()).max() >= self.build.backends.embedder.same)
+    def of_subjects(self) -> set[str]:
+        """The files looked at so far that show one of the subjects."""
+        usable = [sha256 for sha256, footage in self.seen.items() if footage is not None]
+        if not usable:
+            return set()
+        vectors = np.stack([self.seen[sha256].vector() for sha256 in usable])
+        shown = are_subject(self.subjects, vectors, self.build.backends.embedder.same)
+        return {sha256 for sha256, own in zip(usable, shown, strict=True) if own}
 
     def choose(self, rows: Sequence[RecipeRow], gallery: Path, strangers: Path) -> dict[str, dict[str, list[Footage]]]:
         """subject -> origin -> people, different ones for each origin."""
@@ -170,15 +177,15 @@ class _Cast:
 
     def _others(self, matches: Sequence[Match]) -> list[Match]:
         """Those of whom there is usable footage and who are none of the subjects."""
-        kept = []
+        usable = []
         for match in matches:
             try:
                 self.embed(match.path, match.sha256)
             except Rejected:
                 continue
-            if not self.is_subject(match.sha256):
-                kept.append(match)
-        return kept
+            usable.append(match)
+        subjects = self.of_subjects()
+        return [match for match in usable if match.sha256 not in subjects]
 
     def folder(self, gallery: Path) -> Any:
         """The light gallery, all of it read in at once."""
@@ -187,8 +194,8 @@ class _Cast:
 
             self._folder = FolderGallery(gallery, self.build.backends.embedder, self.embed)
             self.look(self._folder.files)
-            usable = sum(not self.is_subject(sha) for sha, footage in self.seen.items() if footage is not None)
-            self._require(usable, gallery)
+            usable = sum(footage is not None for footage in self.seen.values())
+            self._require(usable - len(self.of_subjects()), gallery)
         return self._folder
 
     def _require(self, count: int, place: Path) -> None:
@@ -200,8 +207,9 @@ class _Cast:
     def _report(self, chosen: dict[str, dict[str, list[Footage]]]) -> None:
         build = self.build
         usable = {sha: footage for sha, footage in self.seen.items() if footage is not None}
+        subjects = self.of_subjects()
         for sha256, footage in usable.items():
-            if self.is_subject(sha256):
+            if sha256 in subjects:
                 build.engine.drop("negatives", footage.label, "looks like a subject")
         people = {f.source.file_sha256 for own in chosen.values() for group in own.values() for f in group}
         build.engine.report("negatives", len(usable), len(people))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..engine import Stage, Task, derive_seed
+from ..engine import Artefact, Stage, Task, derive_seed
 from ..people import Footage
 from ..questions import load_bank
 from ..questions.bank import fill
@@ -110,6 +110,7 @@ def _write(
     return {
         video_id: json.loads(found.path.read_text(encoding="utf-8"))
         for video_id, found in zip(tasks, answers, strict=True)
+        if isinstance(found, Artefact)
     }
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..engine import Stage, Task
+from ..engine import Artefact, Stage, Task
 from ..records import QA, QARow, SubjectSpec, VideoRow
 from .common import Build
 from .questions import Asked
@@ -34,11 +34,12 @@ def refine(build: Build, asked: Sequence[Asked]) -> list[VideoRow]:
         tasks[one.clip.video_id] = Task(stage, one.clip.video_id, make_refined, args, params, (one.clip.sha256,))
     if not tasks:
         build.engine.skip("refine", "no answer describes the subject")
-    found = dict(zip(tasks, build.engine.map(list(tasks.values())), strict=True))
+    refined = zip(tasks, build.engine.map(list(tasks.values())), strict=True)
+    found = {video_id: artefact for video_id, artefact in refined if isinstance(artefact, Artefact)}
     rows = []
     for one in asked:
-        refined = iter(_read(found[one.clip.video_id].path) if one.clip.video_id in found else ())
-        rows.append(_row(one, [next(refined) if qa.source in DESCRIBED else qa for qa in one.questions]))
+        answers = iter(_read(found[one.clip.video_id].path) if one.clip.video_id in found else ())
+        rows.append(_row(one, [next(answers, qa) if qa.source in DESCRIBED else qa for qa in one.questions]))
     for name, count in Counter(key for art in found.values() for key in art.meta["failed"]).items():
         build.refine_failures[name] += count
     return rows

@@ -14,9 +14,28 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import PVChatError
-from . import build, chat, demo, evaluate, personalize, push_dataset, subjects, train
+from . import (
+    ablate,
+    build,
+    chat,
+    convert,
+    demo,
+    evaluate,
+    export_lmms_eval,
+    personalize,
+    push,
+    push_dataset,
+    push_model,
+    score,
+    serve,
+    subjects,
+    train,
+)
 
-COMMANDS = (demo, personalize, build, train, evaluate, chat, subjects, push_dataset)
+COMMANDS = (
+    demo, personalize, build, train, evaluate, score, ablate, chat, serve, subjects, convert, export_lmms_eval,
+    push, push_model, push_dataset,
+)  # fmt: skip
 
 
 class UsageError(Exception):

@@ -1,5 +1,9 @@
 """Builds the dataset of a person alone: clips with questions and answers, in the layout that `datasets.load_dataset`
-reads. Interrupted, the same command goes on where it stopped.
+reads.
+
+Interrupted or killed, the same command goes on where it stopped: what is finished is kept in OUT/.build, and the
+dataset is the same. Changed options redo only what depends on them. A folder that holds a finished dataset of other
+inputs, or an unfinished one of other people, is refused.
 
 The recipe says which clips are made and by what: light (a CPU, no downloads), paper, paper-balanced, modern, tiny, or
 a YAML file of your own ({base: modern, backends: {portrait: qwen-edit}}). contact_sheets/ in the dataset folder shows
@@ -20,6 +24,7 @@ EXAMPLES = (
     'pvchat build clip.mp4 --name "<Nz>" --gallery others/ --i-have-consent --out data/nz',
     'pvchat build clip.mp4 --name "<Nz>" --recipe modern --licence-policy permissive --dry-run',
     'pvchat build clip.mp4 --name "<Nz>" --gallery others/ --i-have-consent --limit 2 --only verify',
+    'pvchat build clip.mp4 --name "<Nz>" --gallery others/ --i-have-consent --out data/nz --engine ray',
     'pvchat build two.mp4 --name "<Nz>" --subject-box 20,10,300,470 --also "<Ada>@330,10,620,470" --gallery others/',
 )
 
@@ -56,12 +61,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, metavar="N", help="at most N clips per origin, to try it out")
     parser.add_argument("--only", metavar="STAGE", help="stop after this stage and say where its artefacts lie")
     parser.add_argument(
+        "--resume", action="store_true", help="refuse to begin where nothing was begun (a rerun resumes without it)"
+    )
+    parser.add_argument(
+        "--engine",
+        default="local",
+        metavar="NAME",
+        help="local, or ray: on all machines of the Ray cluster that RAY_ADDRESS names (default: local)",
+    )
+    parser.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="be process I of N that make the clips together (Slurm array); run once more without it to assemble",
+    )
+    parser.add_argument(
         "--dry-run", action="store_true", help="say what would be made, and what it costs; writes nothing"
     )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from ..dataset_builder import Stopped, check_licences, get_recipe
+    from ..dataset_builder.engine_shard import Shard
     from ..runs import build
     from .show import show_dataset, show_plan, show_stopped
 
@@ -80,6 +100,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         drivers=args.drivers,
         only=args.only,
         licence_policy=args.licence_policy,
+        engine=args.engine,
+        shard=None if args.shard is None else Shard.parse(args.shard),
+        resume=args.resume,
     )
     if isinstance(made, Stopped):
         if not args.json:

@@ -8,6 +8,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from .push import add_consent, add_repository, show_push
+
 HELP = "put a dataset on the Hub"
 EXAMPLES = (
     "pvchat push-dataset runs/Nz/dataset --repo ada/nz-videos --dry-run",
@@ -17,16 +19,9 @@ EXAMPLES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", metavar="DATASET", type=Path, help="dataset folder")
-    parser.add_argument("--repo", required=True, metavar="USER/NAME", help="the repository on the Hub")
-    parser.add_argument("--public", action="store_true", help="for everybody to see (default: private)")
+    add_repository(parser)
     parser.add_argument("--with-reference", action="store_true", help="upload the reference clips, too")
-    parser.add_argument(
-        "--consent", type=Path, action="append", default=[], metavar="FILE", help="consent record; may be repeated"
-    )
-    parser.add_argument(
-        "--i-have-consent", action="store_true", help="declare that everybody shown agreed to this upload"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="list the files and their sizes, send nothing")
+    add_consent(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -43,10 +38,5 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         dry_run=args.dry_run,
         progress=args.progress,
     )
-    if not args.json:
-        for file in result["files"]:
-            print(f"{file['bytes'] / 1e6:10.3f} MB  {file['path']}")
-        visible = "private" if result["private"] else "public"
-        print(f"{result['bytes'] / 1e6:10.3f} MB  {visible}; reference clips left out: {result['left_out']}")
-        print(f"Nothing was sent to {args.repo}." if args.dry_run else result["url"])
+    show_push(args, result, f"; reference clips left out: {result['left_out']}")
     return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...engine import Rejected
 from ...protocols import Person
 from ...scenes import prompt_and_truth
 from ..common import GENERATE, backend_id, from_hub, require
@@ -14,11 +15,13 @@ INSTRUCTION = "Make a new photograph of the same person, with exactly the same f
 
 
 class _EditedPortraits:
-    """A pipeline that edits one picture. name: of the backend; pipeline_class: its name in diffusers."""
+    """A pipeline that edits one picture. name: of the backend; pipeline_class: its name in diffusers; least_side:
+    pixels of the smallest picture that it takes."""
 
     licences = (LICENCE,)
     name: str
     pipeline_class: str
+    least_side = 1
 
     def __init__(self, repo: str, revision: str, steps: int, size: int, offload: str, pipeline: Any, settings: list):
         self.repo, self.revision, self.steps, self.size = repo, revision, steps, size
@@ -31,11 +34,18 @@ class _EditedPortraits:
         raise NotImplementedError
 
     def generate(self, person: Person, prompt: str, seed: int) -> Person:
-        """prompt: any text; "" = drawn from the scene bank by the seed. -> one frame (1, size, size, 3), no matte."""
+        """prompt: any text; "" = drawn from the scene bank by the seed. -> one frame (1, size, size, 3), no matte.
+        Raises engine.Rejected when the person's best still is too small."""
         prompt, _ = prompt_and_truth(prompt, seed)
         self._load()
+        picture = best_picture(person)
+        if min(picture.size) < self.least_side:
+            raise Rejected(
+                f"the best still has {picture.width} x {picture.height} pixels, and {self.name} needs at least "
+                f"{self.least_side} on each side"
+            )
         made = self._pipeline(
-            image=[best_picture(person)],
+            image=[picture],
             prompt=INSTRUCTION.format(prompt=prompt),
             num_inference_steps=self.steps,
             height=self.size,
@@ -95,6 +105,7 @@ class KleinPortraits(_EditedPortraits):
     """
 
     name, pipeline_class = "flux2-klein", "Flux2KleinPipeline"
+    least_side = 64  # Flux2ImageProcessor.check_image_input
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ import numpy as np
 
 from ....errors import PVChatError
 from ...protocols import FaceDetector
-from ..common import FACES, file_version, hub_file, local_file, require
+from ..common import FACES, require, weights_file
 from .align import ARCFACE
 from .embedder import AlignedEmbedder
 
@@ -36,11 +36,8 @@ class AuraFace(AlignedEmbedder):
     def __init__(self, detector: FaceDetector, weights: str | Path | None = None):
         super().__init__(detector)
         runtime = require("onnxruntime", backend="auraface", pip=FACES)
-        if weights is None:
-            path = hub_file(REPO, FILE, REVISION, backend="auraface", licence="Apache-2.0")
-        else:
-            path = local_file(weights, "auraface")
-        self.name = f"auraface@1+{file_version(path)}"
+        path, version = weights_file(weights, REPO, FILE, REVISION, backend="auraface", licence="Apache-2.0")
+        self.name = f"auraface@1+{version}"
         try:
             self._net = runtime.InferenceSession(str(path), providers=runtime.get_available_providers())
         except Exception as error:  # its errors share no base class

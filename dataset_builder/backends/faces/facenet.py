@@ -16,12 +16,13 @@ from torch.nn import functional as F
 
 from ....errors import PVChatError
 from ...protocols import Face, FaceDetector
-from ..common import file_version, hub_file, load_state, load_strictly, local_file
+from ..common import load_state, load_strictly, weights_file
 from .align import WHOLE_FACE, crop_box
 from .embedder import AlignedEmbedder
 
 REPO, FILE = "py-feat/facenet", "facenet_20180402_114759_vggface2.pth"
 REVISION = "c42f4c2771b043bb5c461093664d016ff4298224"
+LICENCE = "MIT; trained on VGGFace2, research only"
 BATCH = 32  # crops per forward pass
 BOX_MARGIN = 14  # pixels of 160, as in facenet-pytorch's examples/lfw_evaluate.ipynb
 
@@ -181,11 +182,8 @@ class FaceNet(AlignedEmbedder):
         if crop not in ("whole_face", "box"):
             raise PVChatError(f"crop must be whole_face or box, got {crop!r}.")
         self._box = crop == "box"
-        if weights is None:
-            path = hub_file(REPO, FILE, REVISION, backend="facenet", licence="MIT; trained on VGGFace2, research only")
-        else:
-            path = local_file(weights, "facenet")
-        self.name = f"facenet@1-{crop}+{file_version(path)}"
+        path, version = weights_file(weights, REPO, FILE, REVISION, backend="facenet", licence=LICENCE)
+        self.name = f"facenet@1-{crop}+{version}"
         state = load_state(path, "facenet")
         with torch.device("meta"):
             self._net = InceptionResnetV1()

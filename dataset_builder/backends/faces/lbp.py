@@ -10,12 +10,13 @@ from functools import cache
 import numpy as np
 
 from ...protocols import Face
-from .boxes import area, iou
+from .boxes import Box, area, iou
 
 SIDE = 320  # pixels of the longer side that the cascade sees; finer pictures give more false faces
 MIN_FACE = 24  # pixels of that picture: the size of the cascade's window
+FINDS = 6  # windows that must find a face; by 4, scikit-image's default, the astronaut's suit has one, too
 NEIGHBOURS = 2  # frames before and after that vote
-SAME_PLACE = 0.3  # overlap (IoU) that counts as a vote
+SAME_PLACE = 0.3  # overlap (IoU) that counts as a vote, and that makes two boxes of a frame one face
 MAJORITY = 0.5  # share of the neighbours that must agree
 
 
@@ -26,7 +27,7 @@ class LbpDetector:
     Frames that are far apart in time cannot support each other; what is left then is the largest box.
     """
 
-    id = "lbp@1"
+    id = "lbp@2"
     licences = ("BSD-3-Clause",)
 
     def __init__(self):
@@ -37,7 +38,7 @@ class LbpDetector:
         1 for a single frame."""
         return vote([self._boxes(frame) for frame in frames])
 
-    def _boxes(self, frame: np.ndarray) -> list[tuple[float, float, float, float]]:
+    def _boxes(self, frame: np.ndarray) -> list[Box]:
         from PIL import Image
 
         height, width = frame.shape[:2]
@@ -47,11 +48,16 @@ class LbpDetector:
             return []
         small = np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR))
         found = self._cascade.detect_multi_scale(
-            small, scale_factor=1.2, step_ratio=1, min_size=(MIN_FACE, MIN_FACE), max_size=(min(size), min(size))
+            small,
+            scale_factor=1.2,
+            step_ratio=1,
+            min_size=(MIN_FACE, MIN_FACE),
+            max_size=(min(size), min(size)),
+            min_neighbor_number=FINDS,
         )
         x, y = width / size[0], height / size[1]
         corners = [(f["c"] * x, f["r"] * y, (f["c"] + f["width"]) * x, (f["r"] + f["height"]) * y) for f in found]
-        return [tuple(map(float, box)) for box in corners]
+        return one_box_per_face([tuple(map(float, box)) for box in corners])
 
 
 @cache
@@ -63,7 +69,16 @@ def frontal_face_cascade():
     return Cascade(lbp_frontal_face_cascade_filename())
 
 
-def vote(boxes: list[list[tuple[float, float, float, float]]]) -> list[list[Face]]:
+def one_box_per_face(boxes: list[Box]) -> list[Box]:
+    """The largest of the boxes that lie on one face, largest first."""
+    kept: list[Box] = []
+    for box in sorted(boxes, key=lambda box: (-area(box), box)):
+        if all(iou(box, other) < SAME_PLACE for other in kept):
+            kept.append(box)
+    return kept
+
+
+def vote(boxes: list[list[Box]]) -> list[list[Face]]:
     """Boxes per frame -> faces per frame, as LbpDetector says."""
     result = []
     for t, own in enumerate(boxes):

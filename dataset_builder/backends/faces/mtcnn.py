@@ -103,7 +103,7 @@ class MTCNN:
 
     def __init__(self, weights: str | Path | None = None, min_face: int = 20):
         folder = _installed_weights() if weights is None else Path(weights)
-        self.id, self.min_face = f"mtcnn@1+facenet-pytorch-2.6.0/{min_face}", min_face
+        self.min_face = min_face
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._pnet, self._rnet, self._onet = PNet(), RNet(), ONet()
         paths = [local_file(folder / f"{name}.pt", "mtcnn") for name in ("pnet", "rnet", "onet")]

@@ -8,9 +8,10 @@ import numpy as np
 
 from ....errors import PVChatError
 from ...protocols import Face
-from ..common import FACES, file_version, hub_file, local_file, require
+from ..common import FACES, require, weights_file
 
 REPO, FILE = "opencv/face_detection_yunet", "face_detection_yunet_2023mar.onnx"
+REVISION = "3cc26e7f1014a5ee5d74a42acee58bafc9d0a310"
 SIDE = 640  # pixels: the published file is fixed to squares of this size, and OpenCV 5 does not reshape it
 
 
@@ -25,8 +26,8 @@ class YuNet:
 
     def __init__(self, weights: str | Path | None = None, min_score: float = 0.9):
         cv2 = require("cv2", backend="yunet", pip=FACES)
-        path = local_file(weights, "yunet") if weights else hub_file(REPO, FILE, backend="yunet", licence="MIT")
-        self.id = f"yunet@1-{min_score}+{file_version(path)}"
+        path, version = weights_file(weights, REPO, FILE, REVISION, backend="yunet", licence="MIT")
+        self.id = f"yunet@1-{min_score}+{version}"
         try:
             self._net = cv2.FaceDetectorYN.create(str(path), "", (SIDE, SIDE), min_score, 0.3, 5000)
         except cv2.error as error:

@@ -21,7 +21,7 @@ from ....errors import PVChatError
 from ...engine import Rejected, hash_file, write_atomically, write_json
 from ...protocols import FaceEmbedder, Match, Person
 from ..common import load_weights, weights_id
-from .identity import choose_others
+from ..others import choose_others
 from .source import Source, open_source
 
 CLIP_MODEL = "openai/clip-vit-base-patch32"

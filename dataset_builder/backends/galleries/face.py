@@ -11,7 +11,7 @@ import numpy as np
 from ....errors import PVChatError
 from ...engine import Rejected
 from ...protocols import FaceEmbedder, Match
-from .identity import choose_others
+from ..others import choose_others
 from .source import open_source
 
 

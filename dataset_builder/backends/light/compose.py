@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -36,6 +36,7 @@ class Shot:
         )
 
 
+HEADROOM = 0.02  # of the frame's height, over the head
 FOREGROUND_SHARE = 0.7  # of the clips have something in front of the body
 BELOW_NECK = 0.05  # of the frame's height that stays visible under the neck
 
@@ -51,6 +52,7 @@ def compose(cutout: Cutout, prompt: str, seed: int) -> np.ndarray:
 
     T, H, W = cutout.alpha.shape
     shot = Shot.random(seed)
+    shot = replace(shot, zoom=whole_head(cutout, shot.zoom))
     place = draw_place(place_kind(prompt, seed), H, W, seed)
     table = _light_table(shot)
     front, edge = _foreground(cutout, shot, seed)
@@ -74,6 +76,16 @@ def compose(cutout: Cutout, prompt: str, seed: int) -> np.ndarray:
             ground.paste(front, (0, edge))
         frames.append(np.asarray(ground.point(table)))
     return np.stack(frames)
+
+
+def whole_head(cutout: Cutout, zoom: float) -> float:
+    """The zoom, or less where the head would not fit into the frame. Where the film itself cuts the head off, the cut
+    stays at the edge of the frame or outside."""
+    H = cutout.alpha.shape[1]
+    top = float(cutout.top.min())
+    if top < HEADROOM * H:
+        return max(1.0, zoom)
+    return min(zoom, (1 - HEADROOM) * H / (H - top))
 
 
 def _foreground(cutout: Cutout, shot: Shot, seed: int):

@@ -1,6 +1,9 @@
 """Role FaceEmbedder without learnt weights: shape (HOG) and colours of the cut-out head.
 
 Weak on photographs: it tells looks apart, not people. Its thresholds are its own.
+
+Where a photographed face is found, it says where the head is: what hides the neck, and how the matte ends, then does
+not matter. Else the outline of the matte says it.
 """
 
 from __future__ import annotations
@@ -10,16 +13,19 @@ import numpy as np
 from ...protocols import Person
 from .colour import rgb_to_lab
 from .cutout import check_matte, head_geometry, matte_bytes
+from .face import face_boxes
+from .matte import shrink
 
 SIDE = 64  # pixels of the normalised head
 GRID = 8  # colour cells per side
 FRAMES = 3  # frames that are averaged
+FACE_SIDE = 192  # pixels of the longer side on which faces are looked for; on 128 every other is missed
 
 
 class HeadEmbedder:
-    """Heads are cropped by the matte, scaled to SIDE, put on grey, averaged with their mirror image."""
+    """Heads are cropped, scaled to SIDE, put on grey by the matte, averaged with their mirror image."""
 
-    id = "head-hog@2"
+    id = "head-hog@3"
     licences = ("Apache-2.0",)
     same = 0.97
     different = 0.55
@@ -30,17 +36,31 @@ class HeadEmbedder:
         frames = person.frames[index]
         alpha = matte_bytes(frames) if person.alpha is None else person.alpha[index]
         check_matte(frames, alpha)
-        parts = [_describe(f, a, *g) for f, a, *g in zip(frames, alpha, *head_geometry(alpha), strict=True)]
+        parts = [_describe(f, a, box) for f, a, box in zip(frames, alpha, head_boxes(frames, alpha), strict=True)]
         vector = np.mean(parts, axis=0)
         return (vector / max(float(np.linalg.norm(vector)), 1e-9)).astype(np.float32)
 
 
-def _describe(frame: np.ndarray, alpha: np.ndarray, top: float, neck: float, centre: float, width: float):
+def head_boxes(frames: np.ndarray, alpha: np.ndarray) -> list[tuple[int, int, int, int]]:
+    """frames (T, H, W, 3), alpha (T, H, W) -> x0, y0, x1, y1 of the head in each, in pixels."""
+    small = shrink(frames, FACE_SIDE)
+    faces = face_boxes(small)
+    if faces is not None:
+        faces = faces * (frames.shape[1] / small.shape[1])
+        # The same shares of the face as in `matte`: the head is 1.7 faces wide and reaches 1.15 above its middle.
+        sides = [(cx - 0.85 * s, cy - 1.15 * s, cx + 0.85 * s, cy + 0.95 * s) for cx, cy, s in faces]
+    else:
+        sides = []
+        for top, neck, centre, width in zip(*head_geometry(alpha), strict=True):
+            half = max(4.0, 0.62 * width, 0.5 * (neck - top))
+            sides.append((centre - half, top, centre + half, max(neck, top + 8)))
+    return [tuple(round(side) for side in box) for box in sides]
+
+
+def _describe(frame: np.ndarray, alpha: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
     from PIL import Image
     from skimage.feature import hog
 
-    half = max(4.0, 0.62 * width, 0.5 * (neck - top))
-    box = (round(centre - half), round(top), round(centre + half), round(max(neck, top + 8)))
     mask = np.asarray(Image.fromarray(alpha).crop(box).resize((SIDE, SIDE)), np.float32)[..., None] / 255
     head = np.asarray(Image.fromarray(frame).crop(box).resize((SIDE, SIDE)), np.float32)
     head = (mask * head + (1 - mask) * 128).astype(np.uint8)

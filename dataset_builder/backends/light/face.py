@@ -10,32 +10,33 @@ import numpy as np
 
 from ..faces.lbp import frontal_face_cascade
 
-LOOKED_AT = 5  # frames, evenly spaced; the middle one and most of the others must show the face
+LOOKED_AT = 5  # frames, evenly spaced; most must show the face
 SMALLEST = 24  # pixels: the size of the cascade's window
 NEIGHBOURS = 8  # finds that make a face; from 8 on, none was found in 282 frames of drawn people
-TOGETHER = 0.3  # overlap (IoU) with the face of the nearest frame towards the middle
+TOGETHER = 0.3  # overlap (IoU) with the face of the nearest frame, from the middle outwards
 
 
 def face_boxes(small: np.ndarray) -> np.ndarray | None:
     """small (T, h, w, 3) uint8 -> squares (T, 3) from the brows to the mouth: centre x, centre y, side in pixels,
     interpolated between the frames that show the face. None when too few do."""
     looked_at = np.unique(np.linspace(0, len(small) - 1, LOOKED_AT).round().astype(int))
+    seen = [_detect(frame) for frame in small[looked_at]]
     middle = len(looked_at) // 2
-    found = {middle: _largest(_detect(small[looked_at[middle]]))}
-    if found[middle] is None:
+    first = min((p for p, boxes in enumerate(seen) if boxes), key=lambda p: (abs(p - middle), p), default=None)
+    if first is None:
         return None
-    for towards in (range(middle - 1, -1, -1), range(middle + 1, len(looked_at))):
-        last = found[middle]
+    found = {first: _largest(seen[first])}
+    for towards in (range(first - 1, -1, -1), range(first + 1, len(looked_at))):
+        last = found[first]
         for position in towards:
-            boxes = _detect(small[looked_at[position]])
-            box = _largest([box for box in boxes if _overlap(box, last) >= TOGETHER])
+            box = _largest([box for box in seen[position] if _overlap(box, last) >= TOGETHER])
             if box is not None:
                 found[position] = last = box
     if 2 * len(found) <= len(looked_at) or len(found) < min(2, len(looked_at)):
         return None
-    seen = sorted(found)
-    columns = np.stack([found[position] for position in seen]).T
-    return np.stack([np.interp(np.arange(len(small)), looked_at[seen], column) for column in columns], axis=1)
+    shown = sorted(found)
+    columns = np.stack([found[position] for position in shown]).T
+    return np.stack([np.interp(np.arange(len(small)), looked_at[shown], column) for column in columns], axis=1)
 
 
 def _detect(frame: np.ndarray) -> list[np.ndarray]:

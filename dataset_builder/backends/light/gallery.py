@@ -12,6 +12,7 @@ from ....errors import PVChatError
 from ...engine import Rejected, hash_file
 from ...people import IMAGES
 from ...protocols import FaceEmbedder, Match
+from ..others import choose_others
 
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 
@@ -54,14 +55,17 @@ class FolderGallery:
                     self.skipped[path] = str(error)
         return self._vectors
 
-    def similarity(self, embedding: np.ndarray) -> list[Match]:
-        """Everybody, most alike first."""
-        matches = [Match(path, sha, float(vector @ embedding)) for sha, (path, vector) in self._people().items()]
-        return sorted(matches, key=lambda m: (-m.similarity, m.sha256))
-
     def search(self, embedding: np.ndarray, k: int) -> list[Match]:
-        """The k people most alike the embedding, without those so alike that they are the same person."""
-        return [m for m in self.similarity(embedding) if m.similarity < self.embedder.same][:k]
+        """Up to k people, most alike first; who is left out is said in backends.others."""
+        people = [(Match(path, sha, float(v @ embedding)), v) for sha, (path, v) in self._people().items()]
+        if not people:
+            return []
+        people.sort(key=lambda one: (-one[0].similarity, one[0].sha256))
+        same, vectors = self.embedder.same, np.stack([vector for _, vector in people])
+        chosen = choose_others(
+            embedding, vectors, range(len(people)), range(len(people)), same=same, band=(-np.inf, same), k=k
+        )  # fmt: skip
+        return [people[index][0] for index in chosen]
 
     def sample(self, n: int, seed: int, exclude: Sequence[str] = ()) -> list[Match]:
         """Up to n people in random order, without those excluded by sha256."""

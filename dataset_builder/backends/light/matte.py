@@ -44,7 +44,7 @@ class _Layout:
 def subject_matte(frames: np.ndarray) -> np.ndarray:
     """frames (T, H, W, 3) uint8 -> alpha (T, H, W) float32 in [0, 1], 1 where the person is."""
     H, W = frames.shape[1:3]
-    small = _resize_all(frames, WORKING_SIDE)
+    small = shrink(frames, WORKING_SIDE)
     lab = rgb_to_lab(small)
     layout = _layout(small)
     bins = _colour_bins(lab)
@@ -95,7 +95,8 @@ def _around_face(
     return prior, band, inside, outside
 
 
-def _resize_all(frames: np.ndarray, side: int) -> np.ndarray:
+def shrink(frames: np.ndarray, side: int) -> np.ndarray:
+    """(T, H, W, 3) uint8 with at most `side` pixels on the longer side."""
     from PIL import Image
 
     H, W = frames.shape[1:3]

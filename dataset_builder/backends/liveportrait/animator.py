@@ -82,7 +82,7 @@ class LivePortraitAnimator:
         settings = [repo, detector.id, clips, num_frames, str(self.dtype)]
         self.licences = tuple(dict.fromkeys((*self.licences, *detector.licences)))
         version = revision if self._files is None else file_version(*self._files.values())
-        self.id = backend_id("liveportrait", 1, version, settings=settings)
+        self.id = backend_id("liveportrait", 2, version, settings=settings)
 
     @torch.inference_mode()
     def animate(self, still: Person, driver: str, seed: int) -> Generated:

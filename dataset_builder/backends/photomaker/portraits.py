@@ -14,7 +14,7 @@ from ....errors import PVChatError
 from ...engine import Rejected
 from ...protocols import Person
 from ...scenes import draw_scene, find_scene
-from ..common import GENERATE, backend_id, from_hub, require
+from ..common import GENERATE, backend_id, from_hub, hub_file, require
 from ..diffusion.common import best_dtype, check_offload, place, seeded, to_uint8
 from .encoder import PhotoMakerIDEncoder, PhotoMakerIDEncoderV2
 from .pipeline import denoise, encode_prompt
@@ -103,15 +103,10 @@ class PhotoMakerPortraits:
         return Person(to_uint8(made.images), person.fps)
 
     def _load(self) -> None:
-        from huggingface_hub import hf_hub_download
-
         repo, file = WEIGHTS[self.version]
         if self._pipeline is None:
             diffusers = require("peft", "diffusers", backend="photomaker", pip=GENERATE)
-            path = from_hub(
-                lambda: hf_hub_download(repo, file, revision=self.revision),
-                backend="photomaker", repo=repo, licence="Apache-2.0",
-            )  # fmt: skip
+            path = hub_file(repo, file, self.revision, backend="photomaker", licence="Apache-2.0")
             pipe = from_hub(
                 lambda: diffusers.StableDiffusionXLPipeline.from_pretrained(self.base, dtype=best_dtype()),
                 backend="photomaker", repo=self.base, licence="OpenRAIL++-M",

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ....errors import PVChatError
+from ...consent import MINORS
 from ...protocols import Attributes, Person, QAWriter
 from ...video_io import write_video
 
@@ -39,10 +40,6 @@ _GENDER_WORDS = {
 }  # fmt: skip
 _AGE_WORDS = {
     "young": "young", "middle-aged": "middle-aged", "elderly": "elderly", "old": "elderly", "senior": "elderly",
-}  # fmt: skip
-_MINOR_WORDS = {
-    "child", "children", "kid", "boy", "girl", "toddler", "baby", "infant", "teen", "teenager", "teenage", "minor",
-    "adolescent", "underage", "preteen", "schoolboy", "schoolgirl",
 }  # fmt: skip
 # "12 years old", "a 16-year-old", "age: 17", "male, 17"; not the years of an age group such as "young (18 to 35)".
 _YEARS = re.compile(
@@ -104,7 +101,7 @@ def parse_words(reply: str) -> tuple[str | None, str | None]:
     text = re.sub(r"\bmiddle[\s-]*aged?\b", "middle-aged", reply.lower())
     ages = {_age_group(int(match[match.lastindex])) for match in _YEARS.finditer(text)}
     words = re.findall(r"[a-z]+(?:-[a-z]+)*", re.sub(r"(?:years?|yrs?)[\s-]*old\b", " ", text))
-    minors = sorted(_MINOR_WORDS.intersection(words))
+    minors = sorted(MINORS.intersection(words))
     if minors:
         _refuse(minors[0])
     ages |= {_AGE_WORDS[word] for word in words if word in _AGE_WORDS}

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
+
+
+def are_subject(subjects: np.ndarray, faces: np.ndarray, same: float) -> np.ndarray:
+    """Which faces (N, D) show one of the subjects (S, D), all of length 1 -> (N,) bool.
+
+    Those are the faces at or above `same` with a subject; and those that are so with one of these: a picture of the
+    subject in another light can fall below `same` with the reference and still match another picture of the subject.
+    """
+    faces, subjects = np.asarray(faces, np.float64), np.asarray(subjects, np.float64)
+    sure = faces[(faces @ subjects.T >= same).any(axis=1)]
+    return (faces @ np.concatenate([subjects, sure]).T >= same).any(axis=1)
 
 
 def choose_others(
     subject: np.ndarray,
     faces: np.ndarray,
-    persons: Sequence[str],
+    persons: Sequence[Hashable],
     ranking: Sequence[int],
     *,
     same: float,
@@ -23,23 +34,21 @@ def choose_others(
     same: cosine at or above which two embeddings are one person. band: cosines with the subject that are allowed, from
     the first on and below the second.
 
-    Left out are candidates outside the band; the subject; candidates that are the same person as one of the subject's
-    own pictures in the gallery (a picture of the subject in another light can fall below `same` with the reference
-    and still match another picture of the subject); and second pictures of somebody chosen already.
+    Left out are candidates outside the band; the subject (see `are_subject`), and whoever the source says is the same
+    person; and second pictures of somebody chosen already.
     """
     faces, subject = np.asarray(faces, np.float64), np.asarray(subject, np.float64)
     if not len(faces):
         return []
     similarity = faces @ subject
-    is_subject = similarity >= same
+    is_subject = are_subject(subject[None], faces, same)
     known = {persons[i] for i in np.flatnonzero(is_subject)}
-    linked = (faces @ faces[is_subject].T >= same).any(axis=1)
     low, high = band
     chosen: list[int] = []
     for index in ranking:
         if len(chosen) == k:
             break
-        if linked[index] or persons[index] in known or not low <= similarity[index] < high:
+        if persons[index] in known or not low <= similarity[index] < high:
             continue
         if any(persons[index] == persons[c] or faces[index] @ faces[c] >= same for c in chosen):
             continue

@@ -1,0 +1,129 @@
+"""Do SPR and HAE hold the share of active heads at its target, and what happens without them?
+
+    python -m benchmarks.activation_rate
+    python -m benchmarks.activation_rate --out runs/activation_rate --write docs/results
+
+The bundled cast member is learned as in `pvchat demo`; then the same dataset is trained from the same seed once more
+with both losses off. The report of the run shows both curves. "Held" means: from some step on, and until the end, the
+mean over 5 steps stays within 0.1 of the target.
+
+The embedded model and its cartoon world are a test bench: the numbers say nothing about real people.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+
+from pvchat.dataset_builder import load_local
+from pvchat.demo import demo
+from pvchat.evaluation import figures, write_report
+from pvchat.evaluation.report import WITHOUT, read_histories
+from pvchat.files import write_json, write_text
+from pvchat.passport import passport
+from pvchat.runs import EMBEDDED_BASE
+from pvchat.trainers.run import base_settings, merged_settings, train_subject
+
+TOLERANCE = 0.1
+WINDOW = 5  # steps; a step sees a handful of clips, and its rate is noisy
+OFF = {"train": {"spr": False, "hae": False}}
+
+
+def curve_of(histories: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Numbers of a run: the curve, its end, and from which step on it is within the tolerance (None: never)."""
+    rates = np.array([step["active_heads"] for history in histories for step in history["steps"]])
+    target = histories[0]["target_active_heads"]
+    smooth = np.convolve(rates, np.ones(WINDOW) / WINDOW, mode="valid")  # entry i: steps i to i + WINDOW - 1
+    outside = np.flatnonzero(np.abs(smooth - target) > TOLERANCE)
+    first = int(outside[-1]) + 1 if len(outside) else 0
+    losses = [step["lm_loss"] for history in histories for step in history["steps"]]
+    return {
+        "steps": len(rates),
+        "target": target,
+        "held_from_step": first + WINDOW if first < len(smooth) else None,
+        "last_10_steps": float(rates[-10:].mean()),
+        "lowest": float(smooth.min()),
+        "highest": float(smooth.max()),
+        "lm_loss_last_10_steps": float(np.mean(losses[-10:])),
+        "active_heads": [round(float(rate), 4) for rate in rates],
+    }
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The result as the page that is committed."""
+    about = result["passport"]
+    hardware = f"{about['hardware']['cpu']}, {about['hardware']['cores']} cores"
+    versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items() if v and k in ("pvchat", "torch"))
+    lines = [
+        "# Share of active heads, with SPR and HAE and without",
+        "",
+        f"`{about['command']}` · seed {about['seed']} · {about['created'][:10]} · {hardware} · {versions}",
+        "",
+        "A demonstrator and a test bench: these numbers say nothing about real people.",
+        "",
+        "| | target | within 0.1 from step | last 10 steps | lowest | highest | loss, last 10 steps |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for title, name in (("with SPR and HAE", "with"), ("without", "without")):
+        row = result[name]
+        held = "never" if row["held_from_step"] is None else f"{row['held_from_step']} of {row['steps']}"
+        lines.append(
+            f"| {title} | {row['target']:.2f} | {held} | {row['last_10_steps']:.3f} | {row['lowest']:.3f} "
+            f"| {row['highest']:.3f} | {row['lm_loss_last_10_steps']:.3f} |"
+        )
+    lines += [
+        "",
+        "![Loss, share of active heads, SPR and HAE over the optimiser steps](activation_rate.png)",
+        "",
+        "Lowest, highest and the step from which it holds are of means over 5 steps. Routers start open (1.0), so "
+        "that the base's Q-Former is unchanged.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/activation_rate"), help="run folder")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, help="processor threads (default: PyTorch's)")
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help="also write activation_rate.{json,md,png} there")
+    parser.add_argument("--json", action="store_true", help="print one JSON object last")
+    args = parser.parse_args(argv)
+    from pvchat.cli import calm_libraries
+
+    calm_libraries()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    command = "python -m benchmarks.activation_rate " + " ".join(sys.argv[1:] if argv is None else argv)
+    progress = sys.stderr.isatty()
+    run, _ = demo(args.out, seed=args.seed, progress=progress, command=command.strip())
+    dataset = load_local(run.folder / "dataset")
+    train_subject(EMBEDDED_BASE, dataset, run.folder / WITHOUT, seed=args.seed, settings=OFF, progress=progress)
+    page = write_report(run.folder / "report", dataset, run.folder)
+    histories = {"with": read_histories(run.folder), "without": read_histories(run.folder / WITHOUT)}
+    config = {"base": EMBEDDED_BASE.name, "dataset": dataset.hash, "threads": torch.get_num_threads()}
+    config["settings"] = merged_settings(base_settings(EMBEDDED_BASE))
+    result = {name: curve_of(own) for name, own in histories.items()}
+    result["passport"] = passport(command.strip(), config, args.seed)
+    if args.write:
+        write_json(args.write / "activation_rate.json", result)
+        write_text(args.write / "activation_rate.md", markdown(result))
+        with matplotlib.rc_context(figures.STYLE):
+            figures.training(histories["with"], histories["without"]).savefig(args.write / "activation_rate.png")
+    print(markdown(result))
+    print(f"Report: {page}", file=sys.stderr)
+    if args.json:
+        print(json.dumps(result))
+    return result
+
+
+if __name__ == "__main__":
+    main()

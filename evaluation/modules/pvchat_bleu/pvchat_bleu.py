@@ -1,0 +1,31 @@
+"""BLEU-1 and BLEU-4 by sacrebleu, with signatures."""
+
+import datasets
+import evaluate
+
+from pvchat.evaluation.metrics import bleu, bleu_signature
+
+DESCRIPTION = "Corpus BLEU-1 and BLEU-4 of answers, 0 to 1, by sacrebleu."
+INPUTS = """
+Args:
+    predictions: answers.
+    references: gold answers, one per answer.
+Returns:
+    bleu1, bleu4, signatures
+"""
+
+
+class Bleu(evaluate.Metric):
+    def _info(self):
+        return evaluate.MetricInfo(
+            description=DESCRIPTION,
+            citation="",
+            inputs_description=INPUTS,
+            features=datasets.Features(
+                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
+            ),
+        )
+
+    def _compute(self, predictions, references):
+        scores = {f"bleu{order}": bleu(predictions, references, order) for order in (1, 4)}
+        return scores | {"signatures": [bleu_signature(1), bleu_signature(4)]}

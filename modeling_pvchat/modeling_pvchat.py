@@ -103,12 +103,9 @@ class PVChatModel(PVChatPreTrainedModel):
         Returns:
             (V, N, S, D_v), before `vision_layernorm`; may be passed back as `vision_hidden_states`.
         """
-        states = self._encode_video(pixel_values_videos, num_layers).last_hidden_state
-        return states.unflatten(0, pixel_values_videos.shape[:2])
-
-    def _encode_video(self, pixel_values_videos: torch.Tensor, num_layers: int | None = None, **kwargs):
         clips = pixel_values_videos.flatten(0, 1).transpose(1, 2)  # (V*N, C, T, H, W)
-        return self.vision_tower(clips, stop=num_layers, **kwargs)
+        states = self.vision_tower(clips, stop=num_layers).last_hidden_state
+        return states.unflatten(0, pixel_values_videos.shape[:2])
 
     def query_embeds(self, batch: int, device: torch.device) -> torch.Tensor:
         """All queries, subject tokens last, for every clip: (batch, Q, D_q) on `device`.
@@ -145,16 +142,15 @@ class PVChatModel(PVChatPreTrainedModel):
         """
         if (pixel_values_videos is None) == (vision_hidden_states is None):
             raise ValueError("Give pixel_values_videos or vision_hidden_states, one of the two.")
+        blocks = len(self.vision_tower.layers)
         if vision_hidden_states is None:
-            videos, tiles = pixel_values_videos.shape[:2]
-            encoded = self._encode_video(pixel_values_videos, **kwargs)
-        else:
-            videos, tiles = vision_hidden_states.shape[:2]
-            done = len(self.vision_tower.layers) if vision_layers_done is None else vision_layers_done
-            states = vision_hidden_states.flatten(0, 1)
-            if done < len(self.vision_tower.layers):
-                states = states.to(self.dtype)
-            encoded = self.vision_tower(hidden_states=states, start=done, **kwargs)
+            vision_hidden_states, vision_layers_done = self.encode_video(pixel_values_videos, num_layers=0), 0
+        done = blocks if vision_layers_done is None else vision_layers_done
+        videos, tiles = vision_hidden_states.shape[:2]
+        states = vision_hidden_states.flatten(0, 1)
+        if done < blocks:
+            states = states.to(self.dtype)
+        encoded = self.vision_tower(hidden_states=states, start=done, **kwargs)
         encoder_states = self.vision_layernorm(encoded.last_hidden_state.to(self.vision_layernorm.weight.dtype))
         outputs = self.qformer(
             self.query_embeds(videos * tiles, encoder_states.device),

@@ -7,6 +7,7 @@ compares that page with the tests.
 
 import ast
 import copy
+import functools
 import importlib.util
 import inspect
 import re
@@ -75,6 +76,7 @@ def logits_of(model, **inputs) -> torch.Tensor:
 # -- the page ---------------------------------------------------------------------------------------------------------
 
 
+@functools.cache
 def functions_of(path: Path) -> dict[str, ast.FunctionDef]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     return {n.name: n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name.startswith("test_")}

@@ -236,8 +236,8 @@ def test_rows_with_two_videos_one_and_none_generate_as_if_alone(routed, beams):
 
 def test_beams_share_one_pass_of_the_encoder(routed):
     batches = []
-    hook = routed.model.vision_tower.register_forward_hook(
-        lambda module, args, output: batches.append(len(output.last_hidden_state))
+    hook = routed.model.vision_tower.layers[0].register_forward_hook(
+        lambda module, args, output: batches.append(len(output))
     )
     routed.generate(input_ids=prompt(), pixel_values_videos=pixels(), max_new_tokens=3, num_beams=4)
     hook.remove()

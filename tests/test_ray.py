@@ -117,9 +117,11 @@ def test_every_item_ends_as_on_the_local_engine_and_actors_keep_their_backends(c
     assert max(one["made"] for one in made) > 1
     assert not list(tmp_path.rglob("*.tried"))
 
-    again = engine(tmp_path / "ray")
-    again._run = None  # nothing is sent that is finished
-    assert [one for one in again.map(tasks([0, 1, 2, 3]))] == found[0][:4] and again.table()[0]["resumed"] == 4
+    again, sent = engine(tmp_path / "ray"), []
+    run = again._run
+    again._run = lambda tasks, numbers: sent.extend(numbers) or run(tasks, numbers)
+    assert again.map(tasks([0, 1, 2, 3])) == found[0][:4]
+    assert again.table()[0]["resumed"] == 4 and not sent, "something was sent that is finished"
 
 
 @pytest.mark.slow

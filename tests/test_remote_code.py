@@ -265,6 +265,7 @@ def test_a_folder_saved_by_remote_code_is_as_good_as_the_first(stranger, inputs,
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # four processes that import everything anew
 def test_the_example_of_fresh_processes_finds_no_difference(tmp_path, capsys):
     """A run folder with a dataset of real clips and an adapter that has moved."""
     pytest.importorskip("peft")

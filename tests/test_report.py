@@ -93,7 +93,7 @@ def test_the_page_says_verdict_scores_controls_data_and_passport(run, page):
     for text in (
         SUBJECT, said, "base without the adapter", "always yes", "BLEU-1",
         "Is <Nz> in this video?", "No, <Nz> is not in the video.", "strangers", run[1].manifest["dataset_hash"],
-        '"seed": 0', "needs a judge model",
+        '"seed": 0', "needs a judge",
     ):  # fmt: skip
         assert text in page.text, text
 

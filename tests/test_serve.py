@@ -396,6 +396,21 @@ def test_a_video_is_read_once_per_subject_and_again_when_it_changes(tiny_world, 
     assert len(read) == 2
 
 
+def test_pieces_add_up_to_the_answer_and_hold_whole_characters(tiny_world):
+    base, adapters, clip = tiny_world
+    for name, folder in (("Nz", adapters[0]), ("Ada", adapters[1])):
+        conversation = VideoChat.from_pretrained(base, folder).conversation(clip)
+        for question in ("Is it here?", f"Where is {name}?", "What?"):
+            for tokens in (1, 40):
+                pieces = list(conversation.stream(question, tokens))
+                whole = conversation.ask(question, tokens)
+                assert "".join(piece.text for piece in pieces) == whole
+                assert all(piece.text and not piece.text.endswith("\ufffd") for piece in pieces[:-1])
+                assert [piece.finish for piece in pieces[:-1]] == [None] * (len(pieces) - 1)
+                assert pieces[-1].finish == ("length" if pieces[-1].new_tokens == tokens else "stop")
+                assert pieces[-1].new_tokens <= tokens and pieces[0].prompt_tokens > 30
+
+
 def test_an_answer_that_is_given_up_leaves_the_engine_usable(tiny_world):
     base, adapters, clip = tiny_world
     engine = Engine(base, adapters[:1])

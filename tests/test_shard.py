@@ -16,6 +16,7 @@ from pvchat.dataset_builder import engine_shard as module
 from pvchat.dataset_builder.engine_shard import Shard, ShardEngine
 from pvchat.errors import PVChatError
 from tests.test_assemble import build, dataset, refused, world  # noqa: F401  (fixture)
+from tests.test_build import command
 
 STAGE = Stage("double", 1, "plain@1", ".txt")
 
@@ -147,6 +148,12 @@ def test_a_shard_is_no_engine(world, tmp_path, capsys):  # noqa: F811
     words = ["build", str(world / "ref.mp4"), "--name", "Nz", "--recipe", "tiny", "--out", str(out)]
     assert main([*words, "--shard", "3/2"]) == 1
     assert "3/2" in capsys.readouterr().err and not out.exists()
+
+
+def test_the_command_can_be_one_of_several(world, tmp_path, capsys):  # noqa: F811
+    words = [world / "ref.mp4", "--name", "Nz", "--gallery", world / "gallery", "--recipe", "tiny", "--limit", 1]
+    said = command(capsys, *words, "--out", tmp_path / "out", "--only", "ingest", "--shard", "2/2")
+    assert said["stage"] == "ingest" and said["stages"][0]["out"] == 1
 
 
 @pytest.mark.slow

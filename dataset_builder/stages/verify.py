@@ -55,7 +55,8 @@ def verify(
         kept += good
         verdicts += judged
         done = {_key(one.shot) for one, _ in kept}
-        waiting = [shot.again() for shot in waiting if _key(shot) not in done and shot.style != "found"]
+        missed = [shot for shot in waiting if _key(shot) not in done and shot.style != "found"]
+        waiting = [_again(shot, [one.shot for one, _ in kept]) for shot in missed]
         if not waiting or attempt + 1 == ATTEMPTS:
             break
         made = remake(build, waiting)
@@ -63,6 +64,15 @@ def verify(
     shared, judged = _judge(build, references, list(_about_the_others(build, [one for one, _ in kept])))
     clips = [clip_of(build, one, score) for one, score in kept + shared]
     return clips, verdicts + judged
+
+
+def _again(shot: Shot, kept: Sequence[Shot]) -> Shot:
+    """The shot with another seed. It shows somebody of whom clips could be made, where it need not show the subject:
+    the picture of a person may be useless to a generator with every seed."""
+    able = [one for one in kept if (one.subject, one.origin, one.style) == (shot.subject, shot.origin, shot.style)]
+    if shot.present or not able:
+        return shot.again()
+    return replace(shot.again(), footage=able[shot.index % len(able)].footage)
 
 
 def _key(shot: Shot) -> tuple:

@@ -358,9 +358,7 @@ def test_an_edited_portrait_repeats_by_its_seed_and_sees_the_person(portraits):
 
 
 def test_a_still_that_is_too_small_for_flux2_is_one_clear_line(klein_pipeline):
-    with pytest.raises(
-        Rejected, match="40 x 63 pixels, and flux2-klein needs at least 64"
-    ) as error:
+    with pytest.raises(Rejected, match="40 x 63 pixels, and flux2-klein needs at least 64") as error:
         KleinPortraits(size=16, steps=2, pipeline=klein_pipeline).generate(a_person(height=63, width=40), SCENE, 1)
     assert "\n" not in str(error.value)
 

@@ -65,9 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--engine",
+        choices=("local", "ray"),
         default="local",
-        metavar="NAME",
-        help="local, or ray: on all machines of the Ray cluster that RAY_ADDRESS names (default: local)",
+        help="ray: on all machines of the Ray cluster that RAY_ADDRESS names, or on this one (default: local)",
     )
     parser.add_argument(
         "--shard",

@@ -10,6 +10,7 @@ from typing import Any
 HELP = "export a dataset as lmms-eval tasks"
 EXAMPLES = (
     "pvchat export-lmms-eval runs/Nz/dataset lmms/nz",
+    "pvchat export-lmms-eval runs/Ada/dataset lmms/ada --json",
     "lmms_eval --model qwen3_vl --tasks pvchat_nz,pvchat_nz_reference --include_path lmms/nz",
 )
 

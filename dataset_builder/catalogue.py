@@ -129,7 +129,7 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         ),
     },
     "embedder": {
-        "head-hog": Entry(("Apache-2.0",), _class("light", "HeadEmbedder"), seconds=0.06, **LIGHT),
+        "head-hog": Entry(("Apache-2.0",), _class("light", "HeadEmbedder"), seconds=0.2, **LIGHT),
         "face-hog": Entry(("Apache-2.0",), _class("faces.hog", "FaceHog", "detector"), ("detector",), **LIGHT),
         "facenet": Entry(
             ("MIT", "VGGFace2-research"), _class("faces.facenet", "FaceNet", "detector"), ("detector",),

@@ -101,6 +101,7 @@ def start_ray() -> Any:
 
     Raises MissingBackendError when it is not installed.
     """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else every pool of actors prints an "error" that is none
     check_ray()
     import ray

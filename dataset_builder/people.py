@@ -61,8 +61,9 @@ class Footage:
     """One person in one source.
 
     subject: the name, when it is one of the people to learn. box: where they are, as shares of the frame (x0, y0, x1,
-    y1), when the user said so. clip: the mp4 in which they are alone, or at least in the middle. frames: how many
-    evenly spaced frames of it are used. faces, matte, embedding, best: what the stages found.
+    y1), when the user said so. photo: a picture of them, by which they are told from others in the source. clip: the
+    mp4 in which they are alone, or at least in the middle. frames: how many evenly spaced frames of it are used.
+    faces, matte, embedding, best: what the stages found.
     """
 
     source: Source
@@ -70,6 +71,7 @@ class Footage:
     frames: int
     subject: str | None = None
     box: tuple[float, float, float, float] | None = None
+    photo: Path | None = None
     faces: Artefact | None = None
     matte: Artefact | None = None
     embedding: Artefact | None = None

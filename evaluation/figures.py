@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from . import metrics
+from .findings import NOT_A_BAR
 from .scoring import Line, existence_answers
 from .table import score_rows
 
@@ -45,6 +46,7 @@ def _axes(width: float, height: float, columns: int = 1) -> tuple[Figure, list[A
 def systems(scores: dict[str, Any]) -> Figure:
     """Balanced accuracy of the adapter and its controls, with intervals."""
     rows = [row for row in score_rows(scores) if row["scores"] and row["scores"]["balanced_accuracy"] is not None]
+    rows = [row for row in rows if row["name"] not in NOT_A_BAR]  # answers to other questions
     figure, (axes,) = _axes(8.2, 0.9 + 0.36 * len(rows))
     for height, row in enumerate(reversed(rows)):
         own = row["name"] == "adapter"
@@ -107,8 +109,7 @@ def training(histories: Sequence[dict[str, Any]], without: Sequence[dict[str, An
             axes.text(0.5, 0.5, "no routed heads", transform=axes.transAxes, ha="center", color=MUTED)
     active.set_ylim(0, 1.05)
     if without:
-        for axes in (loss, active):
-            axes.legend(frameon=False)
+        active.legend(frameon=False)
     for axes in panels:
         axes.set_xlim(0, total + 1)
         for steps in x[1:]:

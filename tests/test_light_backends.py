@@ -9,7 +9,7 @@ from pvchat.dataset_builder import cartoon
 from pvchat.dataset_builder.backends import light
 from pvchat.dataset_builder.backends.light import cutout as cutting
 from pvchat.dataset_builder.backends.light.colour import lab_to_rgb, rgb_to_lab
-from pvchat.dataset_builder.backends.light.compose import compose
+from pvchat.dataset_builder.backends.light.compose import compose, only_head_above
 from pvchat.dataset_builder.backends.light.matte import subject_matte
 from pvchat.dataset_builder.backends.light.places import PLACES, draw_place
 from pvchat.dataset_builder.backends.light.scene import replay
@@ -185,6 +185,19 @@ def test_the_camera_cuts_no_head_off_that_the_film_shows_whole():
     alpha[:, :8, 40:88] = 255  # the film itself cuts the head: the cut stays at the edge
     frames[alpha > 0] = 120
     assert heads_of(frames, alpha, range(30)) == 1
+
+
+def test_hands_whose_arms_are_hidden_do_not_float_in_the_air():
+    alpha = np.zeros((2, 100, 100), np.uint8)
+    alpha[:, 10:100, 40:60] = 255  # head and body
+    alpha[:, 70:80, 60:90] = alpha[:, 40:80, 80:90] = 255  # an arm with the hand beside the head
+    cut = cutting.Cutout(
+        np.zeros((2, 100, 100, 3), np.uint8), alpha, *(np.full(2, v) for v in (10.0, 60.0, 50.0, 20.0))
+    )
+    above = only_head_above(cut, 65)
+    assert not above[:, :65, 80:90].any() and (above[:, 10:100, 40:60] == 255).all()
+    assert (above[:, 65:] == alpha[:, 65:]).all() and alpha[:, 45, 85].all()
+    assert (only_head_above(cut, 90) == alpha).all()  # the arm shows: the hand stays
 
 
 def test_places_are_many_and_depend_on_the_seed_alone():

@@ -25,7 +25,7 @@ from pvchat.dataset_builder.backends.liveportrait.crop import (
     warped_mask,
 )
 from pvchat.dataset_builder.backends.liveportrait.drivers import driver_motion
-from pvchat.dataset_builder.backends.liveportrait.model import FILES, hub_files, load_weights, weight_files
+from pvchat.dataset_builder.backends.liveportrait.model import FILES, fill_networks, hub_files, weight_files
 from pvchat.dataset_builder.backends.liveportrait.motion import (
     Motion,
     keypoints,
@@ -411,7 +411,7 @@ def test_the_names_and_shapes_are_those_of_the_official_files():
 
 @pytest.mark.parametrize("inside", ["", "liveportrait"])
 def test_an_official_folder_is_read_back(official, inside):
-    loaded = load_weights(small_model(2), weight_files(official / inside))
+    loaded = fill_networks(small_model(2), weight_files(official / inside))
     expected = small_model(1).state_dict()
     assert all(torch.equal(value, expected[key]) for key, value in loaded.state_dict().items())
 
@@ -430,7 +430,7 @@ def test_a_file_that_does_not_fit_is_refused_in_one_line(official, change, messa
     change(state)
     torch.save(state, path)
     with pytest.raises(PVChatError) as caught:
-        load_weights(small_model(), weight_files(official))
+        fill_networks(small_model(), weight_files(official))
     assert message in str(caught.value) and str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -438,7 +438,7 @@ def test_a_file_that_does_not_fit_is_refused_in_one_line(official, change, messa
 def test_a_stitching_file_without_its_entry_is_refused_in_one_line(official, content):
     torch.save(content, official / "liveportrait" / FILES["stitching"])
     with pytest.raises(PVChatError, match="holds something else"):
-        load_weights(small_model(), weight_files(official))
+        fill_networks(small_model(), weight_files(official))
 
 
 def test_a_folder_without_the_files_is_refused_in_one_line(tmp_path):

@@ -253,7 +253,7 @@ def test_requests_made_from_the_schema_never_break_the_server(server):
     assert len(operations) == 4
     for operation in operations:
 
-        @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
         @given(case=operation.as_strategy())
         def answered(case):
             case.call_and_validate(checks=CHECKS)
@@ -276,7 +276,7 @@ ASKED = st.fixed_dictionaries(
 )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(body=st.binary(max_size=60) | st.builds(lambda value: json.dumps(value).encode(), ASKED | JUNK))
 def test_bodies_of_any_kind_are_refused_in_one_shape(server, body):
     request = urllib.request.Request(
@@ -376,10 +376,10 @@ def test_swapping_adapters_leaves_nothing_behind(tiny_world):
         return sum(p.numel() for p in engine._model.parameters())
 
     counts = []
-    for name in ["Nz", "Ada"] * 3:
+    for name in ["Nz", "Ada"] * 2:
         answer(engine, name, clip)
         counts.append(parameters())
-    assert counts[3] == counts[5] and counts[2] == counts[4]
+    assert counts[0] == counts[2] and counts[1] == counts[3]
 
 
 def test_a_video_is_read_once_per_subject_and_again_when_it_changes(tiny_world, tmp_path, monkeypatch):
@@ -448,7 +448,7 @@ def test_what_cannot_be_served_is_said_at_the_start(tiny_world, tmp_path, capsys
 
 
 class Script:
-    """An engine that plays what a test wrote. gate: the next answer waits for it."""
+    """An engine that plays what a test wrote. gate: the next answer waits for it. pause: seconds between pieces."""
 
     models = ["Nz"]
     loaded: list[str] = []
@@ -457,7 +457,7 @@ class Script:
         self.pieces, self.error = pieces, error
         self.gate = threading.Event()
         self.started = threading.Semaphore(0)
-        self.closed = 0
+        self.closed, self.pause = 0, 0.0
         self.gate.set()
 
     def stream(self, model, video, question, max_tokens):
@@ -467,6 +467,7 @@ class Script:
             for number, text in enumerate(self.pieces, 1):
                 last = number == len(self.pieces) and self.error is None
                 yield Piece(text, 10, number, "stop" if last else None)
+                time.sleep(self.pause)
             if self.error is not None:
                 raise self.error
         finally:
@@ -535,6 +536,7 @@ def test_a_stream_that_breaks_off_says_so(tmp_path, error):
 
 def test_a_client_that_leaves_stops_the_work(tmp_path):
     engine = Script(["a"] * 100_000)
+    engine.pause = 0.01
     with serving(engine, tmp_path) as (client, url):
         stream = client.chat.completions.create(model="Nz", messages=messages("one.mp4", "Who?"), stream=True)
         next(iter(stream))

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
-from pvchat.dataset_builder import RECIPES, SubjectSpec
 from pvchat.dataset_builder.backends.vlm import (
     VLMAttributes,
 )
 from pvchat.dataset_builder.backends.vlm.attributes import parse_json, parse_words
-from pvchat.dataset_builder.engine import Artefact
 from pvchat.dataset_builder.protocols import AttributeClassifier, Attributes, Person
-from pvchat.dataset_builder.stages import Build, attributes
 from pvchat.dataset_builder.video_io import read_video
 from pvchat.errors import PVChatError
 from tests.vlm_models import make_writer
@@ -106,17 +101,3 @@ def test_attributes_run_on_a_random_model_and_abstain():
     assert VLMAttributes(make_writer("qwen3_vl")).classify(
         Person(np.full((4, 32, 32, 3), 90, np.uint8), 5.0)
     ) == Attributes(None, None, "chat@1:tiny-qwen3_vl@0")  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "found", [Attributes("girl", None), Attributes(None, "child"), Attributes("male", "Teenager")]
-)
-def test_the_stage_refuses_a_minor_whichever_field_says_so(found):
-    """Any classifier may be plugged in; not all of them refuse by themselves."""
-    record = Artefact("key", "a.json", "sha", {"gender": found.gender, "age": found.age})
-    backends = SimpleNamespace(attributes=SimpleNamespace(id="own@1"))
-    engine = SimpleNamespace(map=lambda tasks: [record])
-    build = Build([SubjectSpec("<Nz>", "a.mp4")], RECIPES["tiny"], backends, engine, 0, "ref")
-    footage = SimpleNamespace(label="<Nz>", subject="<Nz>", files=None, hashes=("sha",))
-    with pytest.raises(PVChatError, match="adults only"):
-        attributes(build, [footage])

@@ -169,3 +169,10 @@ def best_device() -> torch.device:
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def best_dtype() -> torch.dtype:
+    """bfloat16 on a GPU, float32 on a CPU."""
+    import torch
+
+    return torch.bfloat16 if torch.cuda.is_available() else torch.float32

@@ -50,16 +50,17 @@ def _detect(build: Build, people: list[Footage]) -> list[Footage]:
 
 
 def _crop(build: Build, people: list[Footage]) -> list[Footage]:
-    stage = Stage("faces", 1, "crop@1", ".mp4")
+    side, most = build.recipe.max_side, build.recipe.max_frames
+    stage = Stage("faces", 1, "crop@2", ".mp4")
     boxed = [footage for footage in people if footage.box is not None]
     tasks = [
         Task(
             stage,
             footage.label,
             make_crop,
-            {"path": footage.source.clip.path, "box": footage.box},
-            {"box": list(footage.box)},
-            (footage.source.clip.sha256,),
+            {"path": footage.source.path, "box": footage.box, "max_side": side, "max_frames": most},
+            {"box": list(footage.box), "max_side": side, "max_frames": most},
+            (footage.source.file_sha256,),
         )
         for footage in boxed
     ]
@@ -105,14 +106,23 @@ def plain_face(face: Face) -> dict:
     return {"box": [float(side) for side in face.box], "score": float(face.score), "points": points}
 
 
-def make_crop(target: Path, backends: Any, path: Path, box: tuple[float, float, float, float]) -> dict:
-    """The box of every frame, with even sides."""
-    frames, fps = read_video(path)
+def make_crop(
+    target: Path, backends: Any, path: Path, box: tuple[float, float, float, float], max_side: int, max_frames: int
+) -> dict:
+    """The box of every frame of the file as it was given, with even sides of at most `max_side` pixels: of several
+    people side by side, each then has as many pixels as one alone."""
+    from PIL import Image
+
+    frames, fps = read_video(path, max_frames=max_frames)
     height, width = frames.shape[1:3]
     x0, y0, x1, y1 = (round(side * length) for side, length in zip(box, (width, height) * 2, strict=True))
     x0, y0 = min(x0, width - 2), min(y0, height - 2)
-    part = frames[:, y0 : y0 + max(2, (y1 - y0) // 2 * 2), x0 : x0 + max(2, (x1 - x0) // 2 * 2)]
-    part = part[:, : part.shape[1] // 2 * 2, : part.shape[2] // 2 * 2]
+    x1, y1 = max(x1, x0 + 2), max(y1, y0 + 2)
+    scale = min(1.0, max_side / max(x1 - x0, y1 - y0))
+    size = tuple(max(2, round(scale * side / 2) * 2) for side in (x1 - x0, y1 - y0))
+    part = np.stack(
+        [np.asarray(Image.fromarray(f).resize(size, Image.Resampling.LANCZOS, box=(x0, y0, x1, y1))) for f in frames]
+    )
     write_video(target, part, fps)
     return {"fps": fps, "num_frames": len(part), "height": part.shape[1], "width": part.shape[2]}
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from ...errors import PVChatError
-from ..engine import Artefact, Stage, Task
+from ..engine import Artefact, Stage, Task, hash_file
 from ..identities import MAX_FACES, FoundPerson, Tracklet, Wish, choose_subjects, find_people
-from ..people import Footage, PersonFiles
-from ..protocols import Face
+from ..people import Footage, PersonFiles, read_picture
+from ..protocols import Face, Person
 from ..video_io import read_video, write_video
 from .common import Build
 from .faces import plain_face
@@ -33,6 +33,12 @@ def identities(build: Build, people: Sequence[Footage]) -> list[Footage]:
         found = _embed_found(build, _choose(build, people))
         build.engine.report("identities", len(people), len(found))
         return found
+    pointed = next((footage for footage in people if footage.photo is not None), None)
+    if pointed is not None:
+        raise PVChatError(
+            f"Recipe {build.recipe.name!r} finds nobody by the face, so a photo cannot say who {pointed.label} is; "
+            f"point at them by a box."
+        )
     stage = Stage("identities", 1, build.backends.embedder.id, ".npy")
     tasks = [Task(stage, f.label, make_embedding, {"files": f.files}, {"frames": f.frames}, f.hashes) for f in people]
     return _with_embeddings(build, people, tasks)
@@ -59,13 +65,15 @@ def _choose(build: Build, people: Sequence[Footage]) -> list[tuple[Footage, Arte
         inputs, kept = (first.source.clip.sha256, first.faces.sha256), {"max_faces": _faces_kept(group)}
         args = {"path": first.source.clip.path, "faces": first.faces.path} | kept
         tasks.append(Task(stage, first.label, make_people, args, kept, inputs))
+    photos = _photos(build, people)
     chosen = []
     for group, artefact in zip(groups.values(), build.engine.map(tasks), strict=True):
         if not isinstance(artefact, Artefact):
             continue
         everybody = read_people(artefact.path)
         size = (artefact.meta["width"], artefact.meta["height"]) * 2
-        wishes = [Wish(f.box and tuple(s * n for s, n in zip(f.box, size, strict=True))) for f in group]
+        boxes = [f.box and tuple(s * n for s, n in zip(f.box, size, strict=True)) for f in group]
+        wishes = [Wish(box, photos.get(f.photo)) for f, box in zip(group, boxes, strict=True)]
         picked = choose_subjects(everybody, wishes, different=embedder.different)
         numbers = [next(i for i, person in enumerate(everybody) if person is own) for own in picked]
         chosen += [(footage, artefact, number) for footage, number in zip(group, numbers, strict=True)]
@@ -75,7 +83,19 @@ def _choose(build: Build, people: Sequence[Footage]) -> list[tuple[Footage, Arte
 def _faces_kept(group: list[Footage]) -> int | None:
     """How many faces of a frame count: the paper's two, or all (None) where the user wants several people, or points
     at one."""
-    return MAX_FACES if len(group) == 1 and group[0].box is None else None
+    return MAX_FACES if len(group) == 1 and group[0].box is None and group[0].photo is None else None
+
+
+def _photos(build: Build, people: Sequence[Footage]) -> dict[Path | None, np.ndarray]:
+    """Photo -> embedding (D,). Raises PVChatError for a picture without a face."""
+    stage = Stage("identities", 1, f"photo/{build.backends.embedder.id}", ".npy")
+    paths = list(dict.fromkeys(footage.photo for footage in people if footage.photo is not None))
+    tasks = [Task(stage, path.name, make_photo, {"path": path}, {}, (hash_file(path),)) for path in paths]
+    found = dict(zip(paths, build.engine.map(tasks), strict=True))
+    for path, vector in found.items():
+        if not isinstance(vector, Artefact):
+            raise PVChatError(f"The reference photo {path} cannot be used ({vector.reason}); use another one.")
+    return {path: np.load(vector.path) for path, vector in found.items()}
 
 
 def _embed_found(build: Build, chosen: list[tuple[Footage, Artefact, int]]) -> list[Footage]:
@@ -96,6 +116,12 @@ def _embed_found(build: Build, chosen: list[tuple[Footage, Artefact, int]]) -> l
     ]
     vectors = [task for task, clip in zip(vectors, clips, strict=True) if isinstance(clip, Artefact)]
     return _with_embeddings(build, people, vectors)
+
+
+def make_photo(target: Path, backends: Any, path: Path) -> dict:
+    frames, fps = read_picture(path, CUT_SIDE)
+    np.save(target, backends.embedder.embed(Person(frames[:1], fps)))
+    return {}
 
 
 def make_embedding(target: Path, backends: Any, files: PersonFiles) -> dict:

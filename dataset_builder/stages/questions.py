@@ -4,6 +4,7 @@ generator knows about its clip is the answer; all else is asked of the writer, a
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from ..records import CATEGORIES, QA, Clip
 from .common import Build
 
 DESCRIPTIVE = CATEGORIES[1:]
+PLACEHOLDER = re.compile(r"<\w+>|\{\w*\}")  # a model that knows nobody has no name to say
 
 
 @dataclass(frozen=True)
@@ -131,13 +133,12 @@ def _close(build: Build, clip: Clip, row: list[QA | _Open], written: list[str] |
             closed.append(one)
             continue
         answer = next(answers, None)
-        if answer is not None and answer.strip():
-            question = fill(one.text, clip.subject)
-            closed.append(QA(question, fill(answer.strip(), clip.subject), one.category, "vlm"))
+        if answer is not None and answer.strip() and not PLACEHOLDER.search(answer):
+            closed.append(QA(fill(one.text, clip.subject), answer.strip(), one.category, "vlm"))
             continue
         reason = f"nobody to answer about {one.category}"
         if answer is not None:
-            reason = "empty answer"
+            reason = "a placeholder in the answer" if answer.strip() else "empty answer"
         elif split == "test":
             reason = f"no known answer about {one.category}"
         build.engine.drop("questions", f"{clip.video_id}: {one.text}", reason)

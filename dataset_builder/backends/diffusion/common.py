@@ -22,11 +22,6 @@ def check_offload(offload: str, allowed: Sequence[str] = OFFLOADS) -> str:
     return offload
 
 
-def best_dtype() -> torch.dtype:
-    """bfloat16 on a GPU, float32 on a CPU."""
-    return torch.bfloat16 if torch.cuda.is_available() else torch.float32
-
-
 def place(pipe: Any, offload: str) -> Any:
     """Puts a pipeline onto the GPU: "none" whole, "model" one network at a time, "group" and "sequential" one layer at
     a time ("group" fetches the next layer meanwhile). With any but "none" the decoder works tile by tile. Without a

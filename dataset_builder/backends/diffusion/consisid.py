@@ -12,8 +12,8 @@ from PIL import Image
 from ...engine import Rejected
 from ...protocols import Generated, Person
 from ...scenes import prompt_and_truth
-from ..common import GENERATE, backend_id, best_device, from_hub, require
-from .common import best_dtype, check_offload, place, seeded, to_uint8
+from ..common import GENERATE, backend_id, best_device, best_dtype, from_hub, require
+from .common import check_offload, place, seeded, to_uint8
 
 REPO = "BestWishYsh/ConsisID-preview"
 LICENCE = "Apache-2.0, CogVideoX licence for the transformer"

@@ -7,8 +7,8 @@ from typing import Any
 from ...engine import Rejected
 from ...protocols import Person
 from ...scenes import prompt_and_truth
-from ..common import GENERATE, backend_id, from_hub, require
-from .common import best_dtype, best_picture, check_offload, place, seeded, to_uint8
+from ..common import GENERATE, backend_id, best_dtype, from_hub, require
+from .common import best_picture, check_offload, place, seeded, to_uint8
 
 LICENCE = "Apache-2.0"
 INSTRUCTION = "Make a new photograph of the same person, with exactly the same face and hair. {prompt}"

@@ -13,8 +13,8 @@ from ...engine import hash_file
 from ...protocols import Generated, Person
 from ...scenes import driver_truth
 from ...video_io import read_video
-from ..common import GENERATE, backend_id, best_device, from_hub, require
-from .common import best_dtype, best_picture, check_offload, seeded, to_uint8
+from ..common import GENERATE, backend_id, best_device, best_dtype, from_hub, require
+from .common import best_picture, check_offload, seeded, to_uint8
 
 LICENCE = "Apache-2.0"
 FPS = 24.0  # of the model

@@ -8,8 +8,8 @@ import torch
 
 from ...protocols import Generated, Person
 from ...scenes import prompt_and_truth
-from ..common import GENERATE, backend_id, from_hub, require
-from .common import best_dtype, best_picture, check_offload, place, seeded, to_uint8
+from ..common import GENERATE, backend_id, best_dtype, from_hub, require
+from .common import best_picture, check_offload, place, seeded, to_uint8
 
 LICENCE = "Apache-2.0"
 FPS = 16.0  # of the model

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ....errors import PVChatError
 from ...protocols import Face, FaceDetector
-from ..common import load_state, load_strictly, weights_file
+from ..common import best_device, load_state, load_strictly, weights_file
 from .align import WHOLE_FACE, crop_box
 from .embedder import AlignedEmbedder
 
@@ -188,7 +188,7 @@ class FaceNet(AlignedEmbedder):
         with torch.device("meta"):
             self._net = InceptionResnetV1()
         load_strictly(self._net, {k: v for k, v in state.items() if not k.startswith("logits.")}, path, "facenet")
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = best_device()
         self._net.eval().to(self._device)
 
     def crop(self, frame: np.ndarray, face: Face) -> np.ndarray:

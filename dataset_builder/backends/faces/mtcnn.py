@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ....errors import MissingBackendError
 from ...protocols import Face
-from ..common import file_version, load_state, load_strictly, local_file
+from ..common import best_device, file_version, load_state, load_strictly, local_file
 
 SCALE_STEP = 0.709  # about 1 / sqrt(2): every level of the pyramid has half the area of the one before
 THRESHOLDS = (0.6, 0.7, 0.7)  # of the face probability, per net
@@ -104,7 +104,7 @@ class MTCNN:
     def __init__(self, weights: str | Path | None = None, min_face: int = 20):
         folder = _installed_weights() if weights is None else Path(weights)
         self.min_face = min_face
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = best_device()
         self._pnet, self._rnet, self._onet = PNet(), RNet(), ONet()
         paths = [local_file(folder / f"{name}.pt", "mtcnn") for name in ("pnet", "rnet", "onet")]
         self.id = f"mtcnn@1-{min_face}px+{file_version(*paths)}"

@@ -20,7 +20,7 @@ import torch
 from ....errors import PVChatError
 from ...engine import Rejected, hash_file, write_atomically, write_json
 from ...protocols import FaceEmbedder, Match, Person
-from ..common import load_weights, weights_id
+from ..common import best_device, load_weights, weights_id
 from ..others import choose_others
 from .source import Source, open_source
 
@@ -46,8 +46,7 @@ class ClipEncoder:
         """Loads from a folder or the Hub; raises MissingBackendError when that fails."""
         from transformers import CLIPImageProcessorPil, CLIPModel
 
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = load_weights(CLIPModel.from_pretrained, name, "MIT").to(device)
+        model = load_weights(CLIPModel.from_pretrained, name, "MIT").to(best_device())
         # The PIL processor, not the one of torchvision: the same vectors on every computer.
         processor = load_weights(CLIPImageProcessorPil.from_pretrained, name, "MIT")
         return cls(model, processor, weights_id(name, model))

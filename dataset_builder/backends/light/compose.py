@@ -56,6 +56,8 @@ def compose(cutout: Cutout, prompt: str, seed: int) -> np.ndarray:
     place = draw_place(place_kind(prompt, seed), H, W, seed)
     table = _light_table(shot)
     front, edge = _foreground(cutout, shot, seed)
+    if front is not None:
+        cutout = replace(cutout, alpha=only_head_above(cutout, (edge - H) / shot.zoom + H))
     frames = []
     for t in range(T):
         when = t / max(1, T - 1) - 0.5
@@ -79,12 +81,12 @@ def compose(cutout: Cutout, prompt: str, seed: int) -> np.ndarray:
 
 
 def whole_head(cutout: Cutout, zoom: float) -> float:
-    """The zoom, or less where the head would not fit into the frame. Where the film itself cuts the head off, the cut
-    stays at the edge of the frame or outside."""
+    """The zoom, or less where the head would not fit into the frame. Where the film itself cuts the head off, nothing
+    is zoomed: the cut stays at the edge, and no more of the head is lost."""
     H = cutout.alpha.shape[1]
     top = float(cutout.top.min())
     if top < HEADROOM * H:
-        return max(1.0, zoom)
+        return 1.0
     return min(zoom, (1 - HEADROOM) * H / (H - top))
 
 
@@ -107,6 +109,22 @@ def _foreground(cutout: Cutout, shot: Shot, seed: int):
     front = texture[-(H - edge) :, :W].copy()
     front[: max(1, H // 64)] = (front[: max(1, H // 64)] * 0.4).astype(np.uint8)
     return Image.fromarray(front), edge
+
+
+def only_head_above(cutout: Cutout, edge: float) -> np.ndarray:
+    """alpha (T, H, W) without what is above row `edge` and hangs together with the head only below it: raised hands,
+    whose arms the foreground hides, would float in the air."""
+    from scipy.ndimage import label
+
+    alpha = cutout.alpha.copy()
+    for matte, centre in zip(alpha, cutout.centre, strict=True):
+        above = matte[: max(0, round(edge))]
+        pieces, count = label(above > 0)
+        column = pieces[:, min(max(round(centre), 0), matte.shape[1] - 1)]
+        if count > 1 and column.any():
+            head = np.bincount(column[column > 0]).argmax()
+            above[pieces != head] = 0
+    return alpha
 
 
 def _light_table(shot: Shot) -> list[int]:

@@ -27,7 +27,7 @@ from .crop import (
     warped_mask,
 )
 from .drivers import FPS, driver_motion
-from .model import REPO, LivePortrait, hub_files, load_weights, weight_files
+from .model import REPO, LivePortrait, fill_networks, hub_files, weight_files
 from .motion import Motion
 
 
@@ -113,7 +113,7 @@ class LivePortraitAnimator:
     def _load(self) -> LivePortrait:
         if self._model is None:
             files = self._files or hub_files(self.repo, self.revision)
-            self._model = load_weights(LivePortrait(), files).place(self.device, self.dtype)
+            self._model = fill_networks(LivePortrait(), files).place(self.device, self.dtype)
         return self._model
 
     def _driving(self, driver: str, seed: int) -> tuple[Motion, float]:

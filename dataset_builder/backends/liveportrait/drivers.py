@@ -41,7 +41,7 @@ def driver_motion(driver: str, num_frames: int, seed: int) -> Motion:
     """A motion of `num_frames` >= 2 frames, relative to rest: angles in degrees, scale around 1. The seed varies speed
     and direction. Raises KeyError for an unknown driver."""
     rng = generator("liveportrait", driver, seed)
-    cycles, side = rng.uniform(1.6, 2.4), rng.choice([-1.0, 1.0])
+    cycles, side, later = rng.uniform(1.6, 2.4), rng.choice([-1.0, 1.0]), rng.uniform(0.08, 0.14)
     time = np.linspace(0, 1, num_frames)
     hold = _hold(time, 0.0, 1.0)
     swing = side * hold * np.sin(2 * np.pi * cycles * time)
@@ -49,7 +49,11 @@ def driver_motion(driver: str, num_frames: int, seed: int) -> Motion:
         "yes": {"pitch": 9 * swing},
         "no": {"yaw": 14 * swing},
         "query": {"roll": 11 * side * hold, "yaw": 5 * side * hold + 2 * swing, "brows_up": hold},
-        "smile": {"mouth_up": _hold(time, 0.0, 0.9), "eyes_smile": _hold(time, 0.1, 1.0), "roll": 2.5 * side * hold},
+        "smile": {
+            "mouth_up": _hold(time, 0.0, 1 - later),
+            "eyes_smile": _hold(time, later, 1.0),
+            "roll": 2.5 * side * hold,
+        },
         "angry": {"brows_together": hold, "lips_pressed": hold, "yaw": 4 * swing, "scale": 0.04 * hold},
     }[driver]
 

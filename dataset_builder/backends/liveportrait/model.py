@@ -109,7 +109,7 @@ def hub_files(repo: str = REPO, revision: str = "main") -> dict[str, Path]:
     }
 
 
-def load_weights(model: LivePortrait, paths: dict[str, Path]) -> LivePortrait:
+def fill_networks(model: LivePortrait, paths: dict[str, Path]) -> LivePortrait:
     """Fills the networks from the official files (flat state dicts; the stitching file holds three of them).
 
     Raises PVChatError, one line, when a file cannot be read, or names or shapes differ.

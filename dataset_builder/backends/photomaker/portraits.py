@@ -14,8 +14,8 @@ from ....errors import PVChatError
 from ...engine import Rejected
 from ...protocols import Person
 from ...scenes import draw_scene, find_scene
-from ..common import GENERATE, backend_id, from_hub, hub_file, require
-from ..diffusion.common import best_dtype, check_offload, place, seeded, to_uint8
+from ..common import GENERATE, backend_id, best_dtype, from_hub, hub_file, require
+from ..diffusion.common import check_offload, place, seeded, to_uint8
 from .encoder import PhotoMakerIDEncoder, PhotoMakerIDEncoderV2
 from .pipeline import denoise, encode_prompt
 from .prompt import TRIGGER_WORD, prepare_pictures

@@ -19,7 +19,7 @@ import torch
 
 from ....errors import MissingBackendError, PVChatError
 from ....modeling_pvchat.video_processing_pvchat import PVChatVideoProcessor
-from ..common import first_line, load_weights, weights_id
+from ..common import best_device, first_line, load_weights, weights_id
 
 INTERNVIDEO2 = "OpenGVLab/InternVideo2_chat_8B_HD"
 LICENCES = ("MIT", "Apache-2.0")  # InternVideo2-Chat; Mistral-7B-Instruct inside it
@@ -48,7 +48,6 @@ class InternVideo2Writer:
         """
         from transformers import AutoModel, AutoTokenizer
 
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         options = {"trust_remote_code": True}
         try:
             tokenizer = load_weights(AutoTokenizer.from_pretrained, name, "MIT", **options)
@@ -59,7 +58,7 @@ class InternVideo2Writer:
                 f"{first_line(error)}); convert the weights (pvchat.modeling_pvchat.convert_pvchat) and answer with "
                 f"pvchat.session.VLMWriter."
             ) from error
-        return cls(model.to(device), tokenizer, weights_id(name, model))
+        return cls(model.to(best_device()), tokenizer, weights_id(name, model))
 
     @torch.inference_mode()
     def write(self, video: Path, questions: Sequence[str]) -> list[str]:

@@ -26,7 +26,7 @@ import torch
 from ....errors import PVChatError
 from ...records import QA, SubjectSpec
 from ...refine import NOUNS, RuleRefiner
-from ..common import load_weights, weights_id
+from ..common import best_device, best_dtype, load_weights, weights_id
 
 PLACEHOLDER = "<person>"
 SYSTEM = "You edit short answers about a video. Reply with the edited answer and nothing else."
@@ -248,10 +248,9 @@ class LocalLLM:
         """Loads from a folder or the Hub; raises MissingBackendError when that fails."""
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = torch.bfloat16 if device == "cuda" else torch.float32
         tokenizer = load_weights(AutoTokenizer.from_pretrained, name, "Apache-2.0")
-        model = load_weights(AutoModelForCausalLM.from_pretrained, name, "Apache-2.0", dtype=dtype).to(device)
+        model = load_weights(AutoModelForCausalLM.from_pretrained, name, "Apache-2.0", dtype=best_dtype())
+        model = model.to(best_device())
         return cls(model, tokenizer, weights_id(name, model))
 
     @torch.inference_mode()

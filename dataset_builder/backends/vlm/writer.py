@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from ...video_io import read_video
-from ..common import load_weights, weights_id
+from ..common import best_device, best_dtype, load_weights, weights_id
 
 QWEN = "Qwen/Qwen3-VL-8B-Instruct"
 FRAMES = 16  # of a clip that the model sees, evenly spaced
@@ -59,10 +59,9 @@ class ChatWriter:
         """Loads from a folder or the Hub; raises MissingBackendError when that fails. licence: of these weights."""
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = torch.bfloat16 if device == "cuda" else torch.float32
         processor = load_weights(AutoProcessor.from_pretrained, name, licence)
-        model = load_weights(AutoModelForImageTextToText.from_pretrained, name, licence, dtype=dtype).to(device)
+        model = load_weights(AutoModelForImageTextToText.from_pretrained, name, licence, dtype=best_dtype())
+        model = model.to(best_device())
         return cls(model, processor, weights_id(name, model), (licence,))
 
     def write(self, video: Path, questions: Sequence[str]) -> list[str]:

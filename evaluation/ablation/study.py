@@ -37,8 +37,9 @@ from .tables import markdown, table_of
 from .variants import FULL, Table, tables_for
 
 OWN = ("subjects", "features", "runs")
-# Measured with the embedded base, one thread of an AMD EPYC; used until jobs of the study itself are finished.
-DATASET_SECONDS, JOB_SECONDS = 75.0, 60.0
+# Of a demo run with the embedded base, one thread of an AMD EPYC that other work shared (dataset 61 s, stages 34 s,
+# and about 10 s for 320 questions); used until jobs of the study itself are finished.
+DATASET_SECONDS, JOB_SECONDS = 61.0, 45.0
 
 Run = Callable[..., Iterator[Any]]
 Progress = Callable[[str, int, int, str], None]  # (what, done, total, the last one)

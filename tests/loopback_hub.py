@@ -2,24 +2,31 @@
 and without LFS, commits, listings and downloads. It keeps everything in memory and a log of what was asked.
 
     with LoopbackHub() as hub:
-        subprocess.run([...], env=hub.environment(tmp_path))
+        hub.pvchat("push-dataset", folder, "--repo", "ada/nz")
         hub.repos["ada/nz"].files["README.md"]
+        subprocess.run([...], env=hub.environment(tmp_path))
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import os
 import re
 import threading
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
+
+from pvchat.cli import main
 
 TOKEN = "hf_" + "x" * 8
 
@@ -68,6 +75,24 @@ class LoopbackHub:
         kept = {name: value for name, value in os.environ.items() if name not in hidden}
         ours = {"HF_ENDPOINT": self.url, "HF_TOKEN": TOKEN, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
         return kept | ours | {"HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+
+    def pvchat(self, *words: Any, url: str | None = None, offline: bool = False) -> tuple[int, Any, str]:
+        """Runs a command of pvchat that takes this (or `url`) for the Hub, here: (exit code, result, what it says)."""
+        from huggingface_hub import close_session, constants
+
+        out, err = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(constants, "ENDPOINT", url or self.url)
+            patch.setattr(constants, "HF_HUB_OFFLINE", offline)
+            patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+            for name, value in (("HF_TOKEN", TOKEN), ("NO_PROXY", "127.0.0.1"), ("no_proxy", "127.0.0.1")):
+                patch.setenv(name, value)
+            close_session()  # the one that is open may go through a proxy
+            with redirect_stdout(out), redirect_stderr(err):
+                code = main([*map(str, words), "--json"])
+            close_session()
+        assert "Traceback" not in err.getvalue(), err.getvalue()
+        return code, json.loads(out.getvalue()) if out.getvalue() else None, err.getvalue()
 
     def uploads(self) -> int:
         return sum(method == "PUT" for method, _ in self.log)

@@ -118,7 +118,7 @@ def test_look_alikes_and_random_people_are_different_people(dataset):
 def test_negatives_are_processed_like_positives(dataset):
     made = {v.backend for v in dataset.split("train") if v.subject_present and v.synthetic}
     negatives = [v for v in dataset.split("train") if not v.subject_present]
-    assert {v.backend for v in negatives if v.synthetic} == made == {"composite@4", "warp2d@4"}
+    assert {v.backend for v in negatives if v.synthetic} == made == {"composite@5", "warp2d@5"}
     assert sum(not v.synthetic for v in negatives) == 1
 
 

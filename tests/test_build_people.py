@@ -239,4 +239,4 @@ def test_others_can_come_from_two_places(world, work, face_recipe, tmp_path, mon
     assert parents["hard_negative"] == {hash_file(path) for path in (tmp_path / "alike").iterdir()}
     assert parents["random_negative"] == {hash_file(path) for path in (tmp_path / "strangers").iterdir()}
     hard = [v for v in made.videos if v.origin == "hard_negative"]
-    assert len(hard) == 4 and {v.backend for v in hard} == {"warp2d@4"}
+    assert len(hard) == 4 and {v.backend for v in hard} == {"warp2d@5"}

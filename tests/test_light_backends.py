@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pvchat.dataset_builder import cartoon
 from pvchat.dataset_builder.backends import light
@@ -58,8 +59,6 @@ def person(clips):
 def photograph(frames=6):
     """The astronaut moved slowly over noise: frames and the region that certainly is the person."""
     data = pytest.importorskip("skimage.data")
-    from PIL import Image
-
     portrait = np.asarray(Image.fromarray(data.astronaut()[0:400, 60:400]).resize((218, 256)))
     rng = np.random.default_rng(0)
     ground = np.asarray(
@@ -97,8 +96,6 @@ def astronaut(frames=6):
     """The whole photograph by a moving camera: her hair has the colours of the rocket beside her, her suit reaches the
     sides, and she is not in the middle."""
     data = pytest.importorskip("skimage.data")
-    from PIL import Image
-
     photo = Image.fromarray(data.astronaut())
     boxes = [(10 + 8 * t, 3 * t, 430 + 6 * t, 420 + t) for t in range(frames)]
     clip = [np.asarray(photo.resize((256, 256), Image.Resampling.LANCZOS, box=box)) for box in boxes]
@@ -129,6 +126,16 @@ def test_faces_are_found_in_photographs_and_not_in_drawings(clips):
     boxes = face_boxes(shrink(astronaut()[0], WORKING_SIDE))
     assert boxes.shape == (6, 3) and (np.abs(boxes[:, 2] - 32) < 8).all()
     assert all(face_boxes(shrink(frames, WORKING_SIDE)) is None for frames, _ in clips)
+
+
+def test_the_head_ends_below_the_chin():
+    """Under her wide hair the outline is narrowest beside the mouth; a foreground up to there would hide the chin."""
+    photo = Image.fromarray(pytest.importorskip("skimage.data").astronaut())
+    boxes = [(115 - t, 25, 365 + t, 275 + 2 * t) for t in range(6)]
+    frames = np.stack([np.asarray(photo.resize((256, 256), Image.Resampling.LANCZOS, box=box)) for box in boxes])
+    chins = [(178 - top) / (bottom - top) * 256 for _, top, _, bottom in boxes]
+    cut = cutting.cut_out(Person(frames, 6.0))
+    assert all(chin < neck < chin + 30 for chin, neck in zip(chins, cut.neck, strict=True)), (chins, cut.neck)
 
 
 def test_no_background_is_left_in_the_colours_around_the_person(clips):

@@ -46,12 +46,9 @@ def fresh(code, env, cwd=None):
     return done.stdout.strip()
 
 
-def push(hub, home, *words):
-    """The command in a process of its own: (exit code, result or None, what it says)."""
-    command = [sys.executable, "-m", "pvchat", "push-dataset", *map(str, words), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, env=hub.environment(home))
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.returncode, json.loads(done.stdout) if done.stdout else None, done.stderr
+def push(hub, *words, **options):
+    """The command on this Hub: (exit code, result or None, what it says)."""
+    return hub.pvchat("push-dataset", *words, **options)
 
 
 def snapshot(folder):
@@ -268,7 +265,7 @@ def test_folders_of_the_same_name_are_told_apart_by_the_cache(tmp_path):
 @pytest.mark.slow
 def test_pushed_and_loaded_again_by_a_process_that_has_nothing(hub, two, tmp_path):
     both = two[2]
-    code, result, _ = push(hub, tmp_path / "home", both, "--repo", "ada/cast", "--with-reference")
+    code, result, _ = push(hub, both, "--repo", "ada/cast", "--with-reference")
     assert code == 0 and result["private"] and hub.repos["ada/cast"].private
     files = hub.repos["ada/cast"].files
     assert {file["path"]: file["bytes"] for file in result["files"]} == {k: len(v) for k, v in files.items()}
@@ -281,7 +278,7 @@ def test_pushed_and_loaded_again_by_a_process_that_has_nothing(hub, two, tmp_pat
 
 
 def test_a_downloaded_dataset_can_be_trained_on_again(hub, drawn, tmp_path):
-    push(hub, tmp_path / "home", drawn.root, "--repo", "ada/nz", "--with-reference")
+    push(hub, drawn.root, "--repo", "ada/nz", "--with-reference")
     for name, content in hub.repos["ada/nz"].files.items():
         (tmp_path / "down" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "down" / name).write_bytes(content)
@@ -292,7 +289,7 @@ def test_a_downloaded_dataset_can_be_trained_on_again(hub, drawn, tmp_path):
 
 def test_the_reference_stays_here_unless_asked_for(hub, drawn, tmp_path):
     reference = next(v for v in drawn.videos if v.origin == "original")
-    code, result, _ = push(hub, tmp_path / "home", drawn.root, "--repo", "ada/nz")
+    code, result, _ = push(hub, drawn.root, "--repo", "ada/nz")
     files = hub.repos["ada/nz"].files
     (tmp_path / "rows").mkdir()
     rows = []
@@ -307,7 +304,7 @@ def test_the_reference_stays_here_unless_asked_for(hub, drawn, tmp_path):
 
 
 def test_what_is_published_names_no_file_of_this_machine(hub, drawn, tmp_path):
-    push(hub, tmp_path / "home", drawn.root, "--repo", "ada/nz")
+    push(hub, drawn.root, "--repo", "ada/nz")
     published = hub.repos["ada/nz"].files
     for content in published.values():
         assert b"uncle-harry" not in content and str(tmp_path).encode() not in content
@@ -316,7 +313,7 @@ def test_what_is_published_names_no_file_of_this_machine(hub, drawn, tmp_path):
 
 def test_a_dry_run_lists_files_and_sizes_and_sends_nothing(hub, drawn, tmp_path, capsys):
     before = snapshot(drawn.root)
-    code, result, _ = push(hub, tmp_path / "home", drawn.root, "--repo", "ada/nz", "--dry-run")
+    code, result, _ = push(hub, drawn.root, "--repo", "ada/nz", "--dry-run")
     assert code == 0 and result["dry_run"] and result["url"] is None and hub.log == []
     assert len(result["files"]) == 6 and result["bytes"] == sum(file["bytes"] for file in result["files"])
     assert main(["push-dataset", str(drawn.root), "--repo", "ada/nz", "--dry-run"]) == 0
@@ -327,20 +324,20 @@ def test_a_dry_run_lists_files_and_sizes_and_sends_nothing(hub, drawn, tmp_path,
 
 def test_an_interrupted_upload_goes_on_where_it_stopped(hub, drawn, tmp_path):
     hub.stop_after = 2
-    code, result, said = push(hub, tmp_path / "home", drawn.root, "--repo", "ada/nz")
+    code, result, said = push(hub, drawn.root, "--repo", "ada/nz")
     assert code == 1 and result is None and said.count("\n") == 1 and "goes on where it stopped" in said
     assert len(hub.blobs) == 2 and hub.repos["ada/nz"].files == {}
     hub.stop_after, hub.log = None, []
-    code, _, _ = push(hub, tmp_path / "home", drawn.root, "--repo", "ada/nz")
+    code, _, _ = push(hub, drawn.root, "--repo", "ada/nz")
     assert code == 0 and hub.uploads() == 2 and len(hub.repos["ada/nz"].files) == 6
     hub.log = []
-    assert push(hub, tmp_path / "home", drawn.root, "--repo", "ada/nz")[0] == 0 and hub.uploads() == 0
+    assert push(hub, drawn.root, "--repo", "ada/nz")[0] == 0 and hub.uploads() == 0
 
 
 def test_a_new_version_takes_away_what_is_no_longer_there(hub, drawn, tmp_path):
-    push(hub, tmp_path / "home", drawn.root, "--repo", "ada/nz")
+    push(hub, drawn.root, "--repo", "ada/nz")
     smaller = write_dataset(tmp_path / "smaller", plan=PLAN[:5])
-    assert push(hub, tmp_path / "home", smaller.root, "--repo", "ada/nz")[0] == 0
+    assert push(hub, smaller.root, "--repo", "ada/nz")[0] == 0
     assert sorted(hub.repos["ada/nz"].files) == [
         "README.md", "dataset.json", "qa/train.parquet", "videos/train.parquet",
     ]  # fmt: skip
@@ -348,18 +345,18 @@ def test_a_new_version_takes_away_what_is_no_longer_there(hub, drawn, tmp_path):
 
 def test_nothing_becomes_public_without_being_told_to(hub, drawn, tmp_path):
     hub.repos["ada/open"] = Repo(private=False)
-    code, _, said = push(hub, tmp_path / "home", drawn.root, "--repo", "ada/open")
+    code, _, said = push(hub, drawn.root, "--repo", "ada/open")
     assert code == 1 and "is public: pass --public" in said and hub.repos["ada/open"].files == {}
     hub.repos["ada/shut"] = Repo(private=True)
-    code, _, said = push(hub, tmp_path / "home", drawn.root, "--repo", "ada/shut", "--public")
+    code, _, said = push(hub, drawn.root, "--repo", "ada/shut", "--public")
     assert code == 1 and "is private" in said and hub.repos["ada/shut"].files == {}
-    assert push(hub, tmp_path / "home", drawn.root, "--repo", "ada/new", "--public")[0] == 0
+    assert push(hub, drawn.root, "--repo", "ada/new", "--public")[0] == 0
     assert not hub.repos["ada/new"].private
 
 
 def test_a_repository_of_something_else_is_left_alone(hub, drawn, tmp_path):
     hub.repos["ada/thesis"] = Repo(private=True, files={"thesis.tex": b"years of work"})
-    code, _, said = push(hub, tmp_path / "home", drawn.root, "--repo", "ada/thesis")
+    code, _, said = push(hub, drawn.root, "--repo", "ada/thesis")
     assert code == 1 and "thesis.tex" in said and list(hub.repos["ada/thesis"].files) == ["thesis.tex"]
 
 
@@ -373,16 +370,10 @@ def test_a_repository_of_something_else_is_left_alone(hub, drawn, tmp_path):
         ("down", "reach"),
     ],
 )
-def test_trouble_with_the_hub_is_one_line(hub, drawn, tmp_path, trouble, message, monkeypatch):
-    env = hub.environment(tmp_path / "home")
-    if trouble == "offline":
-        env["HF_HUB_OFFLINE"] = "1"
-    elif trouble == "down":
-        env["HF_ENDPOINT"] = "http://127.0.0.1:9"
-    else:
-        hub.refuse = trouble
-    monkeypatch.setattr(LoopbackHub, "environment", lambda *_: env)
-    code, result, said = push(hub, tmp_path, drawn.root, "--repo", "ada/nz")
+def test_trouble_with_the_hub_is_one_line(hub, drawn, trouble, message):
+    hub.refuse = trouble if isinstance(trouble, int) else None
+    url = "http://127.0.0.1:9" if trouble == "down" else None
+    code, result, said = push(hub, drawn.root, "--repo", "ada/nz", url=url, offline=trouble == "offline")
     assert code == 1 and result is None and said.count("\n") == 1 and message in said
 
 
@@ -444,13 +435,13 @@ def test_every_real_person_of_a_merge_must_have_agreed(tmp_path):
 
 def test_the_command_refuses_without_consent_before_anything_is_sent(hub, tmp_path):
     real = write_dataset(tmp_path / "real", consent=RECORD).root
-    code, _, said = push(hub, tmp_path / "home", real, "--repo", "ada/nz")
+    code, _, said = push(hub, real, "--repo", "ada/nz")
     assert code == 1 and said.count("\n") == 1 and "--consent FILE" in said and hub.log == []
     (tmp_path / "nz.json").write_text(json.dumps(RECORD.to_json() | {"fictional": True}), encoding="utf-8")
-    assert "fictional" in push(hub, tmp_path / "home", real, "--repo", "ada/nz", "--consent", tmp_path / "nz.json")[2]
+    assert "fictional" in push(hub, real, "--repo", "ada/nz", "--consent", tmp_path / "nz.json")[2]
     record = {name: value for name, value in RECORD.to_json().items() if name != "fictional"}
     (tmp_path / "nz.json").write_text(json.dumps(record), encoding="utf-8")
-    assert push(hub, tmp_path / "home", real, "--repo", "ada/nz", "--consent", tmp_path / "nz.json")[0] == 0
+    assert push(hub, real, "--repo", "ada/nz", "--consent", tmp_path / "nz.json")[0] == 0
     assert RECORD.given_by.encode() not in b"".join(hub.repos["ada/nz"].files.values())
 
 

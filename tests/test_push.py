@@ -182,13 +182,6 @@ def test_a_place_that_is_neither_folder_nor_repository_is_one_line(tmp_path, mon
 
 # -- there and back --------------------------------------------------------------------------------------------------
 
-PUSH = """
-    import json, sys
-    from pvchat.cli import main
-    for words in json.loads(sys.stdin.readline()):
-        sys.stderr.write(f"{main(words)}\\n")
-"""
-
 # A process without the package: runs the code of both cards as it stands there, and streams the data.
 STRANGER = """
     import json, re, sys
@@ -221,27 +214,15 @@ FRIEND = """
 """
 
 
-def push_in_a_process(hub, home, *commands):
-    """Runs push commands in one process: their exit codes, and what they say."""
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(PUSH)],
-        input=json.dumps([[str(word) for word in words] for words in commands]),
-        capture_output=True, text=True, env=hub.environment(home),
-    )  # fmt: skip
-    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-3000:]
-    lines = done.stderr.splitlines()
-    return [int(line) for line in lines if line.isdigit()], [line for line in lines if line.startswith("pvchat:")]
-
-
 @pytest.mark.slow
 def test_all_that_was_pushed_comes_back_and_answers_the_same(hub, base, run, tmp_path):
-    codes, said = push_in_a_process(
-        hub, tmp_path / "pusher",
-        ["push-model", base, "--repo", "ada/tiny", "--licence", "mit", "--public"],
-        ["push", run, "--repo", "ada/nz", "--base", "ada/tiny", "--dataset", "ada/videos"],
-        ["push-dataset", run / "dataset", "--repo", "ada/videos"],
-    )  # fmt: skip
-    assert codes == [0, 0, 0] and said == []
+    for words in (
+        ("push-model", base, "--repo", "ada/tiny", "--licence", "mit", "--public"),
+        ("push", run, "--repo", "ada/nz", "--base", "ada/tiny", "--dataset", "ada/videos"),
+        ("push-dataset", run / "dataset", "--repo", "ada/videos"),
+    ):
+        code, result, said = hub.pvchat(*words)
+        assert code == 0 and result["url"].startswith(hub.url) and not result["dry_run"], said
     assert not hub.models["ada/tiny"].private and hub.models["ada/nz"].private and hub.repos["ada/videos"].private
     assert set(hub.models["ada/nz"].files) == ADAPTER
     config = json.loads(hub.models["ada/nz"].files["adapter_config.json"])
@@ -268,30 +249,33 @@ def test_all_that_was_pushed_comes_back_and_answers_the_same(hub, base, run, tmp
     assert len(out["rows"]) == 8 and SUBJECT == chat.subject
 
 
-@pytest.mark.slow
-def test_interrupted_refused_and_repeated_pushes(hub, base, run, real, tmp_path):
+def test_an_interrupted_push_goes_on_where_it_stopped(hub, run):
+    words = ("push", run, "--repo", "ada/nz")
     hub.stop_after = 0
-    adapter = ["push", run, "--repo", "ada/nz"]
-    codes, said = push_in_a_process(hub, tmp_path, adapter)
-    assert codes == [1] and len(said) == 1 and "goes on where it stopped" in said[0]
+    code, result, said = hub.pvchat(*words)
+    assert code == 1 and result is None and said.count("\n") == 1 and "goes on where it stopped" in said
     assert hub.models["ada/nz"].files == {}
     hub.stop_after, hub.log = None, []
+    assert hub.pvchat(*words)[0] == hub.pvchat(*words)[0] == 0
+    assert hub.uploads() == 1 and set(hub.models["ada/nz"].files) == ADAPTER
+
+
+def test_repositories_that_are_public_or_hold_something_else_are_left_alone(hub, base, run):
+    assert hub.pvchat("push", run, "--repo", "ada/nz")[0] == 0
     hub.models["ada/open"] = Repo(private=False)
     hub.models["ada/thesis"] = Repo(private=True, files={"thesis.tex": b"years of work"})
-    alone = tmp_path / "adapter"
-    shutil.copytree(real / "adapter", alone)
-    codes, said = push_in_a_process(
-        hub, tmp_path,
-        adapter,
-        adapter,
-        ["push-model", base, "--repo", "ada/nz", "--licence", "mit"],
-        ["push", run, "--repo", "ada/open"],
-        ["push", run, "--repo", "ada/thesis"],
-        ["push", alone, "--repo", "ada/real"],
-    )  # fmt: skip
-    assert codes == [0, 0, 1, 1, 1, 1] and hub.uploads() == 1
-    model_over_adapter, public, foreign, unasked = said
-    assert "holds something else" in model_over_adapter and "is public: pass --public" in public
-    assert "thesis.tex" in foreign and "--i-have-consent" in unasked
-    assert set(hub.models["ada/nz"].files) == ADAPTER and "ada/real" not in hub.models
+    for words, message in (
+        (["push-model", base, "--repo", "ada/nz", "--licence", "mit"], "holds something else"),
+        (["push", run, "--repo", "ada/open"], "is public: pass --public"),
+        (["push", run, "--repo", "ada/thesis"], "thesis.tex"),
+    ):
+        code, _, said = hub.pvchat(*words)
+        assert code == 1 and said.count("\n") == 1 and message in said
+    assert set(hub.models["ada/nz"].files) == ADAPTER
     assert list(hub.models["ada/thesis"].files) == ["thesis.tex"] and hub.models["ada/open"].files == {}
+
+
+def test_nothing_is_sent_about_a_person_who_has_not_agreed(hub, real, tmp_path):
+    shutil.copytree(real / "adapter", tmp_path / "adapter")
+    code, _, said = hub.pvchat("push", tmp_path / "adapter", "--repo", "ada/real")
+    assert code == 1 and "--i-have-consent" in said and hub.log == [] and hub.models == {}

@@ -519,6 +519,7 @@ def test_a_defect_is_500_without_its_words_and_the_server_goes_on(tmp_path):
         with pytest.raises(openai.InternalServerError) as caught:
             client.chat.completions.create(model="Nz", messages=messages("one.mp4", "Who?"))
         assert "secret" not in str(caught.value.body)
+        assert caught.value.response.headers["connection"] == "close"
         engine.pieces, engine.error = ["Yes"], None
         reply = client.chat.completions.create(model="Nz", messages=messages("one.mp4", "Who?"))
         assert reply.choices[0].message.content == "Yes"

@@ -220,7 +220,8 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:
-        return Ascii(_error_body(500, "The server failed; its log says why."), 500)
+        # uvicorn closes the connection after a defect; a client that is not told sends its next request into it.
+        return Ascii(_error_body(500, "The server failed; its log says why."), 500, {"Connection": "close"})
 
 
 def _documented(schema: dict[str, Any]) -> dict[str, Any]:

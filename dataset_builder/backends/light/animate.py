@@ -21,7 +21,7 @@ CELL = 32  # pixels between the points of the warping grid
 class WarpAnimator:
     """Recolours the clothes of a still, moves the head as `driver` says, and puts the person into a drawn place."""
 
-    id = "warp2d@4"
+    id = "warp2d@5"
     licences = ("Apache-2.0",)
 
     def animate(self, still: Person, driver: str, seed: int) -> Generated:

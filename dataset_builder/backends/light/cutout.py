@@ -13,6 +13,7 @@ from ..._random import generator
 from ...engine import Rejected
 from ...protocols import Person
 from .colour import lab_to_rgb, rgb_to_lab
+from .face import CHIN, find_face
 from .matte import subject_matte
 
 MIN_AREA, MAX_AREA = 0.04, 0.9  # share of the frame that a usable matte covers
@@ -56,7 +57,11 @@ def cut_out(person: Person) -> Cutout:
     alpha = person.alpha if person.alpha is not None else matte_bytes(person.frames)
     check_matte(person.frames, alpha)
     rgb = np.stack([_bleed(f, a) for f, a in zip(person.frames, alpha, strict=True)])
-    cutout = Cutout(rgb, alpha, *head_geometry(alpha), best=person.best)
+    top, neck, centre, width = head_geometry(alpha)
+    face = find_face(person.frames)
+    if face is not None:  # below wide hair the outline is narrowest at the jaw, where the face is not over yet
+        neck = np.maximum(neck, np.minimum(face[:, 1] + CHIN * np.median(face[:, 2]), alpha.shape[1] - 1))
+    cutout = Cutout(rgb, alpha, top, neck, centre, width, person.best)
     _RECENT.append((person, cutout))
     del _RECENT[:-2]
     return cutout

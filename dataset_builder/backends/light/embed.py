@@ -13,13 +13,11 @@ import numpy as np
 from ...protocols import Person
 from .colour import rgb_to_lab
 from .cutout import check_matte, head_geometry, matte_bytes
-from .face import face_boxes
-from .matte import shrink
+from .face import find_face
 
 SIDE = 64  # pixels of the normalised head
 GRID = 8  # colour cells per side
 FRAMES = 3  # frames that are averaged
-FACE_SIDE = 192  # pixels of the longer side on which faces are looked for; on 128 every other is missed
 
 
 class HeadEmbedder:
@@ -43,10 +41,8 @@ class HeadEmbedder:
 
 def head_boxes(frames: np.ndarray, alpha: np.ndarray) -> list[tuple[int, int, int, int]]:
     """frames (T, H, W, 3), alpha (T, H, W) -> x0, y0, x1, y1 of the head in each, in pixels."""
-    small = shrink(frames, FACE_SIDE)
-    faces = face_boxes(small)
+    faces = find_face(frames)
     if faces is not None:
-        faces = faces * (frames.shape[1] / small.shape[1])
         # The same shares of the face as in `matte`: the head is 1.7 faces wide and reaches 1.15 above its middle.
         sides = [(cx - 0.85 * s, cy - 1.15 * s, cx + 0.85 * s, cy + 0.95 * s) for cx, cy, s in faces]
     else:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .colour import rgb_to_lab
-from .face import face_boxes
+from .face import face_boxes, shrink
 
 WORKING_SIDE = 128  # pixels on the longer side while solving
 BINS = 24  # colour bins per Lab axis
@@ -93,16 +93,6 @@ def _around_face(
     outside = (prior < 0.03) & ((y < BAND / 4) | (side < BAND / 4) | (dy < -1.4))
     inside = ((dx / 0.45) ** 2 + (dy / 0.55) ** 2 < 1) | ((np.abs(dx) < 0.3) & (dy > 1.4))
     return prior, band, inside, outside
-
-
-def shrink(frames: np.ndarray, side: int) -> np.ndarray:
-    """(T, H, W, 3) uint8 with at most `side` pixels on the longer side."""
-    from PIL import Image
-
-    H, W = frames.shape[1:3]
-    scale = min(1.0, side / max(H, W))
-    size = max(8, round(W * scale)), max(8, round(H * scale))
-    return np.stack([np.asarray(Image.fromarray(f).resize(size, Image.Resampling.BOX)) for f in frames])
 
 
 def _resize_alpha(alpha: np.ndarray, H: int, W: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from .cutout import cut_out, recolour
 class PhotometricPortraits:
     """Relights (a soft light from one side), tones and slightly blurs the best still, in other clothes."""
 
-    id = "photometric@1"
+    id = "photometric@2"
     licences = ("Apache-2.0",)
 
     def generate(self, person: Person, prompt: str, seed: int) -> Person:

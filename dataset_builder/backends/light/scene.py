@@ -13,7 +13,7 @@ from .cutout import cut_out, recolour
 class CompositeScenes:
     """Cut out, recolour the clothes, replay in another time order, put into a drawn place."""
 
-    id = "composite@4"
+    id = "composite@5"
     licences = ("Apache-2.0",)
 
     def generate(self, person: Person, prompt: str, seed: int) -> Generated:

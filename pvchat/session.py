@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from .errors import MissingBackendError, PVChatError
+from .errors import MissingBackendError, PVChatError, first_line
 from .hub import subject_folder
 from .modeling_pvchat import PVChatForConditionalGeneration, PVChatProcessor
 
@@ -101,9 +101,9 @@ class VideoChat:
             processor = PVChatProcessor.from_pretrained(base, revision=revision)
             model = PVChatForConditionalGeneration.from_pretrained(base, revision=revision, dtype=dtype).to(device)
         except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0][:200]
             raise PVChatError(
-                f"No PVChat model could be loaded from {base} ({reason}); pass a checkpoint folder or a Hub name."
+                f"No PVChat model could be loaded from {base} ({first_line(error, 200)}); pass a checkpoint folder or "
+                f"a Hub name."
             ) from error
         if record is None:
             return cls(model, processor)
@@ -247,12 +247,14 @@ class VideoChat:
 
     def _decode(self, asked: _Asked, max_new_tokens: int) -> Iterator[tuple[list[int], list[int]]]:
         """Greedy continuation, step by step: the rows that go on, and the token of each. Rows that have ended leave
-        the batch; the last step has none unless the limit ended it."""
-        end = self.processor.tokenizer.eos_token_id
+        the batch; the last step has none unless the limit ended it. Who knows nobody names nobody."""
+        end, name = self.processor.tokenizer.eos_token_id, self._net.config.subject_token_id
         cache, mask, logits, positions = asked
         max_new_tokens = min(max_new_tokens, self._context - mask.shape[1])
         rows = torch.arange(len(logits), device=logits.device)
         for step in range(max_new_tokens):
+            if self.subject is None:
+                logits[:, name] = -torch.inf
             tokens = logits.argmax(dim=-1)
             going = tokens != end
             if not going.all():
@@ -332,9 +334,10 @@ class VLMWriter:
     def __init__(self, chat: VideoChat):
         if chat.subject is not None:
             raise PVChatError(f"Clips are described by a base that knows nobody, but this one knows {chat.subject}.")
+        from .dataset_builder.backends.common import weights_id
+
         self.chat = chat
-        name = Path(str(chat.model.config._name_or_path or "base")).name
-        self.id = f"vlm:{name}"
+        self.id = f"vlm@2:{weights_id(chat.model.config._name_or_path or 'base', chat.model)}"
 
     def write(self, video: Path, questions: Sequence[str]) -> list[str]:
         """One answer per question, in order. The questions speak of "the person"."""

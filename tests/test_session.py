@@ -165,11 +165,24 @@ def test_a_missing_base_is_refused_in_one_line(tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_a_base_that_knows_nobody_names_nobody(chat, clips):
+    """Whatever it would like to say: here `<sks>` has by far the highest score at every step."""
+    bias = torch.zeros(chat.model.config.text_config.vocab_size)
+    bias[chat.model.config.subject_token_id] = 1e4
+    hook = chat.model.lm_head.register_forward_hook(lambda module, args, output: output + bias)
+    try:
+        base = VideoChat(chat.model, chat.processor)
+        assert "<sks>" not in base.ask(clips[0], "Who is it?", max_new_tokens=3)
+        assert "<Nz>" in chat.ask(clips[0], "Who is it?", max_new_tokens=3)
+    finally:
+        hook.remove()
+
+
 def test_the_writer_answers_as_the_base_and_refuses_a_subject(chat, clips):
     base = VideoChat(chat.model, chat.processor)
     writer = VLMWriter(base)
     questions = ["What is the person doing?", "Where is the person?"]
     assert writer.write(clips[0], questions) == base.ask_many([clips[0]], [questions])[0]
-    assert writer.id.startswith("vlm:")
+    assert writer.id.startswith("vlm@2:")
     with pytest.raises(PVChatError, match="knows <Nz>"):
         VLMWriter(chat)

@@ -7,3 +7,9 @@ class PVChatError(ValueError):
 
 class MissingBackendError(PVChatError):
     """A backend is not available here; the message carries the pip line or names the alternative."""
+
+
+def first_line(error: BaseException, limit: int = 160) -> str:
+    """What an error says: its first line that is not empty, at most `limit` characters, or the name of its type."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)[:limit]

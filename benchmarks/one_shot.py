@@ -27,16 +27,12 @@ import numpy as np
 import torch
 
 from pvchat.dataset_builder.cartoon import cast
-from pvchat.evaluation import evaluate, write_report
 from pvchat.evaluation.ablation.subjects import cast_recipe, write_cast_files
-from pvchat.evaluation.head_activation import write_head_activation
 from pvchat.files import write_json
 from pvchat.passport import passport
-from pvchat.runs import EMBEDDED_BASE, personalize
-from pvchat.session import VideoChat
+from pvchat.runs import EMBEDDED_BASE, evaluate_adapter, personalize
 
 SCORES = ("balanced_accuracy", "false_accept_lookalike", "false_accept_stranger", "auroc")
-CONTROLS = ("constant_yes", "constant_no", "text_only", "no_adapter", "wrong_adapter", "embedding_gate")
 ABLATED = ("scene", "animated", "portrait", "hard_negative", "random_negative")
 
 
@@ -66,18 +62,17 @@ def learn(member, name: str, folder: Path, args: argparse.Namespace):
     )
 
 
-def score(run, other, args: argparse.Namespace) -> dict[str, Any]:
-    """The run's scores with the adapter of `other` as the wrong one; writes its report."""
-    from pvchat.dataset_builder import load_local
-
-    dataset = load_local(run.folder / "dataset")
-    chat = VideoChat.from_pretrained(args.base, run.adapter)
-    scores = evaluate(
-        chat, dataset, run.folder / "report", wrong_adapters=[other.adapter], seed=args.seed, progress=args.progress
+def with_wrong_adapter(run, other, args: argparse.Namespace) -> dict[str, Any]:
+    """The run's scores with one more control: the adapter of `other`."""
+    found = evaluate_adapter(
+        run.adapter,
+        base=args.base,
+        wrong_adapters=[other.adapter],
+        seed=args.seed,
+        progress=args.progress,
+        command=args.command_line,
     )
-    write_head_activation(chat, dataset, run.folder / "report", seed=args.seed)
-    write_report(run.folder / "report", dataset, run.folder)
-    return scores
+    return found["scores"]
 
 
 def interval(values: Sequence[float], seed: int, draws: int = 2000) -> list[float]:
@@ -175,13 +170,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
                 runs.append(run)
                 accuracy = run.scores["existence"]["balanced_accuracy"]
                 print(f"{name:>28} {run.folder.name:>6} {accuracy:.3f}", file=sys.stderr, flush=True)
-            scores = list(pool.map(partial(score, args=args), runs, runs[1:] + runs[:1]))
-            recipes[name] = summary(scores, runs, args.seed)
+            scores = [run.scores for run in runs]
             if not controls:
+                scores = list(pool.map(partial(with_wrong_adapter, args=args), runs, runs[1:] + runs[:1]))
                 controls = {
                     control: {"balanced_accuracy": mean([control_score(s, control) for s in scores])}
-                    for control in CONTROLS
+                    for control in scores[0]["controls"]
                 }
+            recipes[name] = summary(scores, runs, args.seed)
     config = {"subjects": args.subjects, "recipes": names, "positives": args.positives, "settings": args.settings}
     config |= {"workers": args.workers, "threads": args.threads}
     about = passport(args.command_line, config | {"base": Path(args.base or EMBEDDED_BASE).name}, args.seed)

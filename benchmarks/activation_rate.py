@@ -29,7 +29,7 @@ from pvchat.evaluation import figures, write_report
 from pvchat.evaluation.ablation.subjects import write_cast_files
 from pvchat.evaluation.report import WITHOUT, read_histories
 from pvchat.files import write_json, write_text
-from pvchat.passport import passport
+from pvchat.passport import passport, passport_line
 from pvchat.runs import EMBEDDED_BASE, personalize
 from pvchat.trainers.run import base_settings, merged_settings, train_subject
 
@@ -61,13 +61,10 @@ def curve_of(histories: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def markdown(result: dict[str, Any]) -> str:
     """The result as the page that is committed."""
-    about = result["passport"]
-    hardware = f"{about['hardware']['cpu']}, {about['hardware']['cores']} cores"
-    versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items() if v and k in ("pvchat", "torch"))
     lines = [
         "# Share of active heads, with SPR and HAE and without",
         "",
-        f"`{about['command']}` · seed {about['seed']} · {about['created'][:10]} · {hardware} · {versions}",
+        passport_line(result["passport"]),
         "",
         "A demonstrator and a test bench: these numbers say nothing about real people.",
         "",

@@ -29,7 +29,7 @@ import torch
 from pvchat.dataset_builder.cartoon import cast
 from pvchat.evaluation.ablation.subjects import cast_recipe, write_cast_files
 from pvchat.files import write_json
-from pvchat.passport import passport
+from pvchat.passport import passport, passport_line
 from pvchat.runs import EMBEDDED_BASE, evaluate_adapter, personalize
 
 SCORES = ("balanced_accuracy", "false_accept_lookalike", "false_accept_stranger", "auroc")
@@ -108,13 +108,10 @@ def mean(values: Sequence[float | None]) -> float | None:
 
 def markdown(result: dict[str, Any]) -> str:
     """The result as the page that is committed."""
-    about = result["passport"]
-    hardware = f"{about['hardware']['cpu']}, {about['hardware']['cores']} cores"
-    versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items() if v and k in ("pvchat", "torch"))
     lines = [
         "# One-shot recognition on the cartoon cast",
         "",
-        f"`{about['command']}` · seed {about['seed']} · {hardware} · {versions}",
+        passport_line(result["passport"]),
         "",
         "A demonstrator and a test bench: these numbers say nothing about real people.",
         "",

@@ -44,6 +44,14 @@ def passport(command: str | Sequence[str], config: dict[str, Any], seed: int) ->
     }
 
 
+def passport_line(about: dict[str, Any]) -> str:
+    """The passport in one line of Markdown, for the top of a page: command, seed, day, hardware, versions."""
+    machine = about["hardware"]
+    parts = [f"{machine['cpu']}, {machine['cores']} cores", *(gpu["name"] for gpu in machine["gpus"])]
+    known = ", ".join(f"{name} {about['versions'][name]}" for name in ("pvchat", "torch") if about["versions"][name])
+    return " · ".join([f"`{about['command']}`", f"seed {about['seed']}", about["created"][:10], *parts, known])
+
+
 def versions() -> dict[str, str | None]:
     """Version of Python, of this package and of the libraries that results depend on."""
     found: dict[str, str | None] = {"python": platform.python_version(), "pvchat": __version__}

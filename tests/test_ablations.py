@@ -314,7 +314,7 @@ def test_the_page_has_as_many_cells_in_every_row_and_names_no_machine():
     config = {"data": "Cartoon cast, recipe light", "subjects": 3, "seeds": [0, 1], "subject_init": "from the clip"}
     table["passport"] = {
         "command": "pvchat ablate losses", "config": config, "seed": 0, "created": "2026-01-01T00:00:00Z",
-        "versions": {"pvchat": "1", "torch": "2"}, "hardware": {"cpu": "cpu", "cores": 2},
+        "versions": {"pvchat": "1", "torch": "2"}, "hardware": {"cpu": "cpu", "cores": 2, "gpus": []},
     }  # fmt: skip
     page = markdown(table)
     rows = [text for text in page.splitlines() if text.startswith("|")]

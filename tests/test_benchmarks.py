@@ -32,7 +32,7 @@ def test_the_page_has_one_row_each_and_the_passport():
     result = {"with": curve_of(histories([0.5] * 10)), "without": curve_of(histories([1.0] * 10))}
     result["passport"] = {
         "command": "python -m benchmarks.activation_rate", "seed": 0, "created": "2026-01-01T00:00:00Z",
-        "versions": {"pvchat": "1", "torch": "2"}, "hardware": {"cpu": "cpu", "cores": 2},
+        "versions": {"pvchat": "1", "torch": "2"}, "hardware": {"cpu": "cpu", "cores": 2, "gpus": []},
     }  # fmt: skip
     page = markdown(result)
     assert "| with SPR and HAE | 0.50 | 5 of 10 | 0.500 |" in page

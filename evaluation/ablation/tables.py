@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ...passport import passport_line
 from ..bootstrap import clustered_intervals
 from ..findings import SIGNIFICANT
 from ..scoring import paired_lines
@@ -116,13 +117,11 @@ def reading(rows: Sequence[dict[str, Any]]) -> str:
 
 def markdown(result: dict[str, Any]) -> str:
     """A table as the page that is committed."""
-    about, config = result["passport"], result["passport"]["config"]
-    hardware = f"{about['hardware']['cpu']}, {about['hardware']['cores']} cores"
-    versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items() if v and k in ("pvchat", "torch"))
+    config = result["passport"]["config"]
     lines = [
         f"# Ablation: {result['title'].lower()}",
         "",
-        f"`{about['command']}` · seed {about['seed']} · {about['created'][:10]} · {hardware} · {versions}",
+        passport_line(result["passport"]),
         "",
         f"{config['data']}; subjects: {config['subjects']}; seeds: {', '.join(map(str, config['seeds']))}; "
         f"{config['subject_init']}. {result['about']}",

@@ -45,3 +45,14 @@ def load_metric(name: str):
     except ImportError as error:
         raise MissingBackendError("Metrics as modules need evaluate: pip install 'pvchat[eval]'.") from error
     return evaluate.load(path)
+
+
+def metric_info(description: str, inputs: str, reference: str = "string"):
+    """What a module says of itself to `evaluate`; reference: type of a gold answer, predictions are texts."""
+    import datasets
+    import evaluate
+
+    features = {"predictions": datasets.Value("string"), "references": datasets.Value(reference)}
+    return evaluate.MetricInfo(
+        description=description, citation="", inputs_description=inputs, features=datasets.Features(features)
+    )

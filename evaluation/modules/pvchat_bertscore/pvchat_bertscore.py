@@ -1,9 +1,9 @@
 """BERTScore by bert-score, with everything that decides the number."""
 
-import datasets
 import evaluate
 
 from pvchat.evaluation.bertscore import BertScore
+from pvchat.evaluation.modules import metric_info
 
 DESCRIPTION = "BERTScore of answers with its backbone and layer; an empty answer scores 0."
 INPUTS = """
@@ -19,14 +19,7 @@ Returns:
 
 class BertScoreOfAnswers(evaluate.Metric):
     def _info(self):
-        return evaluate.MetricInfo(
-            description=DESCRIPTION,
-            citation="",
-            inputs_description=INPUTS,
-            features=datasets.Features(
-                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
-            ),
-        )
+        return metric_info(DESCRIPTION, INPUTS)
 
     def _compute(self, predictions, references, model, layer=None):
         scorer = BertScore(model, layer)

@@ -1,9 +1,9 @@
 """BLEU-1 and BLEU-4 by sacrebleu, with signatures."""
 
-import datasets
 import evaluate
 
 from pvchat.evaluation.metrics import bleu, bleu_signature
+from pvchat.evaluation.modules import metric_info
 
 DESCRIPTION = "Corpus BLEU-1 and BLEU-4 of answers, 0 to 1, by sacrebleu."
 INPUTS = """
@@ -17,14 +17,7 @@ Returns:
 
 class Bleu(evaluate.Metric):
     def _info(self):
-        return evaluate.MetricInfo(
-            description=DESCRIPTION,
-            citation="",
-            inputs_description=INPUTS,
-            features=datasets.Features(
-                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
-            ),
-        )
+        return metric_info(DESCRIPTION, INPUTS)
 
     def _compute(self, predictions, references):
         scores = {f"bleu{order}": bleu(predictions, references, order) for order in (1, 4)}

@@ -1,11 +1,11 @@
 """Existence accuracy of free-text answers, with what plain accuracy hides."""
 
-import datasets
 import evaluate
 import numpy as np
 
 from pvchat.evaluation import parse_presence
 from pvchat.evaluation.metrics import ExistenceAnswers, existence_scores
+from pvchat.evaluation.modules import metric_info
 
 DESCRIPTION = "Whether answers say rightly that a person is in a video: accuracy, balanced accuracy, false accepts."
 INPUTS = """
@@ -23,14 +23,7 @@ SAID = {"present": 1, "absent": 0, "unknown": -1}
 
 class Existence(evaluate.Metric):
     def _info(self):
-        return evaluate.MetricInfo(
-            description=DESCRIPTION,
-            citation="",
-            inputs_description=INPUTS,
-            features=datasets.Features(
-                {"predictions": datasets.Value("string"), "references": datasets.Value("bool")}
-            ),
-        )
+        return metric_info(DESCRIPTION, INPUTS, "bool")
 
     def _compute(self, predictions, references, names, origins=None, margins=None):
         names = [names] * len(predictions) if isinstance(names, str) else names

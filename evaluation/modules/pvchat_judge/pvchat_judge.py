@@ -1,10 +1,10 @@
 """ES and DC by a judge, with the judge's name."""
 
-import datasets
 import evaluate
 import numpy as np
 
 from pvchat.evaluation.judge import METRICS, open_judges
+from pvchat.evaluation.modules import metric_info
 
 DESCRIPTION = "Entity specificity (ES) and descriptive completeness (DC) of answers, 0 to 5, by a language model."
 INPUTS = """
@@ -24,14 +24,7 @@ Returns:
 
 class Judged(evaluate.Metric):
     def _info(self):
-        return evaluate.MetricInfo(
-            description=DESCRIPTION,
-            citation="",
-            inputs_description=INPUTS,
-            features=datasets.Features(
-                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
-            ),
-        )
+        return metric_info(DESCRIPTION, INPUTS)
 
     def _compute(self, predictions, references, questions, present, names, model, url=None, allow_third_party=False):
         names = [names] * len(predictions) if isinstance(names, str) else names

@@ -1,8 +1,8 @@
 """ES and DC by rules: cheap, repeatable, crude."""
 
-import datasets
 import evaluate
 
+from pvchat.evaluation.modules import metric_info
 from pvchat.evaluation.rules import rule_scores
 
 DESCRIPTION = "Deterministic stand-ins for judged ES and DC, 0 to 5; not comparable with a judge's scores."
@@ -19,14 +19,7 @@ Returns:
 
 class Rules(evaluate.Metric):
     def _info(self):
-        return evaluate.MetricInfo(
-            description=DESCRIPTION,
-            citation="",
-            inputs_description=INPUTS,
-            features=datasets.Features(
-                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
-            ),
-        )
+        return metric_info(DESCRIPTION, INPUTS)
 
     def _compute(self, predictions, references, names, present):
         names = [names] * len(predictions) if isinstance(names, str) else names

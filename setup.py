@@ -68,6 +68,7 @@ setup(
             "peft>=0.21,<0.22",
             "sentencepiece>=0.2",
         ],
+        "quant": ["accelerate>=1.15", "bitsandbytes>=0.50"],
         "ray": ["ray[data]>=2.60"],
         "serve": ["fastapi>=0.115", "uvicorn>=0.30"],
         "app": [],

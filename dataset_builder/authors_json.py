@@ -50,7 +50,7 @@ def _row(item: dict[str, Any], index: int, subject: str, split: str) -> VideoRow
     present = bool(item["is_positive"])
     rows = []
     for number, pair in enumerate(item["qa_pairs"]):
-        category = "existence" if pair["is_special"] else _category(pair["question"])
+        category = "existence" if pair["is_special"] else category_of(pair["question"])
         rows.append(
             QARow(
                 qa_id=f"{video_id}-{number:02d}",
@@ -90,7 +90,8 @@ def _row(item: dict[str, Any], index: int, subject: str, split: str) -> VideoRow
     )
 
 
-def _category(question: str) -> str:
+def category_of(question: str) -> str:
+    """The category of a question that is not about existence, by its words: their files do not say it."""
     if _APPEARANCE.search(question):
         return "appearance"
     return "location" if _LOCATION.search(question) else "action"

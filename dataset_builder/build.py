@@ -21,12 +21,13 @@ from typing import Any
 from .. import __version__
 from ..errors import PVChatError
 from .assemble import BUILD_FOLDER, CONSENT_FILE, CONTACT_SHEETS, LocalDataset, load_local, read_manifest
-from .catalogue import Backends, check_backends, stages_on_gpus
+from .catalogue import Backends, check_backends
 from .consent import consent_id
 from .contact_sheet import Row, write_sheet
 from .engine import Engine, Progress, derive_seed, write_json
 from .engine_ray import RayEngine, check_ray
 from .engine_shard import Shard, ShardEngine
+from .estimate import stages_on_gpus
 from .inputs import (
     Gallery,
     Inputs,
@@ -122,7 +123,7 @@ def build_dataset(
     _check_engine(engine, shard)
     check_backends(recipe, licence_policy)
     backends = Backends(recipe, writer)
-    backends.make_small()
+    backends.make_all()
     tests = [replace(test, path=Path(test.path)) for test in tests]
     inputs = read_inputs(specs, recipe, info, backends, gallery, strangers, tests)
     key = build_key(specs, recipe, inputs, None if writer is None else backends.writer.id, seed)
@@ -136,7 +137,7 @@ def build_dataset(
     check_leftovers(out, specs, inputs)
     scratch.mkdir(parents=True, exist_ok=True)
     for number, one in enumerate(specs):  # so that `subjects remove` finds a stopped build
-        whose = {"reference": inputs.reference.name, "reference_sha256": inputs.sha256}
+        whose = one.file_names() | {"reference_sha256": inputs.sha256}
         folder = scratch if number == 0 else scratch / f"subject-{number + 1}" / BUILD_FOLDER
         write_json(folder / "subject.json", one.to_json() | whose)
     runner = _make_engine(engine, shard, work or scratch, backends, progress, recipe, writer)
@@ -242,7 +243,7 @@ def _wanted(spec: SubjectSpec, source: Source, info: VideoInfo) -> Footage:
     box = None
     if spec.box is not None:
         box = tuple(side / length for side, length in zip(spec.box, (info.width, info.height) * 2, strict=True))
-    return Footage(source, source.clip, STILL_FRAMES, subject=spec.name, box=box)
+    return Footage(source, source.clip, STILL_FRAMES, subject=spec.name, box=box, photo=spec.photo)
 
 
 def _with_vectors(references: list[Footage], people: list[Footage]) -> list[Footage]:

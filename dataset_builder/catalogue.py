@@ -6,7 +6,6 @@ used; `check_backends` says what is missing or not allowed before a build writes
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -14,7 +13,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from ..errors import MissingBackendError, PVChatError
-from .recipe import NEGATIVE_ORIGINS, POSITIVE_ORIGINS, Recipe
+from .recipe import NEGATIVE_ORIGINS, Recipe
 from .refine import RuleRefiner
 
 POLICIES = ("research", "permissive")
@@ -85,6 +84,10 @@ def _attributes(style: str) -> Callable[[Any, dict[str, Any]], Any]:
     def make(backends: Any, options: dict[str, Any]) -> Any:
         from .backends.vlm.attributes import VLMAttributes
 
+        if backends.writer is None:
+            raise PVChatError(
+                "Gender and age are asked of the recipe's writer, and it has none; name one under backends."
+            )
         return VLMAttributes(backends.writer, style)
 
     return make
@@ -94,6 +97,11 @@ def _refiner(model: str) -> Callable[[Any, dict[str, Any]], Any]:
     def make(backends: Any, options: dict[str, Any]) -> Any:
         from .backends.vlm.refine import LLMRefiner, LocalLLM, OpenAIEndpoint
 
+        if model == "openai" and not {"url", "model"} <= set(options):
+            raise PVChatError(
+                "The refiner openai needs an address and a model, in a recipe file: {base: paper, backends: {refiner: "
+                "openai}, options: {refiner: {url: https://api.openai.com/v1, model: gpt-4o}}}."
+            )
         return LLMRefiner((OpenAIEndpoint if model == "openai" else LocalLLM.from_pretrained)(**options))
 
     return make
@@ -208,7 +216,9 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
     },
     "gallery": {
         "folder": Entry(("user",), **LIGHT),
-        "clip-topk": Entry(("MIT", "user"), weights="openai/clip-vit-base-patch32"),
+        "clip-topk": Entry(
+            ("MIT", "user"), _pretrained("galleries.clip", "ClipEncoder"), weights="openai/clip-vit-base-patch32"
+        ),
         "face-topk": Entry(("user",)),
     },
     "strangers": {"folder": Entry(("user",), **LIGHT), "random-clips": Entry(("user",))},
@@ -321,10 +331,9 @@ class Backends:
                 raise PVChatError(f"The options {options} of the backend {name} cannot be used: {error}.") from error
         return self._made[role]
 
-    def make_small(self) -> None:
-        """Makes those that are used at once, so that what they lack shows before anything is written: all that load
-        their weights when they are first called, or have small ones."""
-        for role in ("detector", "embedder", "quality", "scene", "portrait", "animate"):
+    def make_all(self) -> None:
+        """So that what they lack shows before anything is written. Large weights are loaded at the first call."""
+        for role in ROLES:
             getattr(self, role)
 
     def ids(self) -> dict[str, str]:
@@ -337,73 +346,3 @@ class Backends:
         roles = {"scene": ("scene",), "animated": ("animate",), "portrait": ("animate", "portrait")}.get(style, ())
         tags = [tag for role in roles for tag in getattr(self, role).licences]
         return tuple(dict.fromkeys(tags)) or ("user",)
-
-
-# --- what a recipe costs --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What one backend has to do. seconds: in all, None = nobody measured; on `where`. memory_gb: of the GPU, None =
-    it runs on a CPU, or nobody measured. source: of these two. missing: what to install, "" = it is here."""
-
-    stage: str
-    backend: str
-    items: int
-    seconds: float | None
-    where: str
-    memory_gb: float | None
-    source: str
-    missing: str
-
-
-def costs(recipe: Recipe, gallery: int | None = None) -> list[Cost]:
-    """What the backends of a build have to do, by stage, when every clip passes at once.
-
-    gallery: how many files a light gallery has; None = as many as people are needed.
-    """
-    styles = Counter(recipe.style(row, i) for row in recipe.rows for i in range(row.count) if row.origin != "original")
-    generated = styles["scene"] + styles["animated"] + styles["portrait"]
-    stills = sum(_stills(recipe, row) for row in recipe.rows)
-    needed = sum(row.people or row.count for row in recipe.rows if row.origin in NEGATIVE_ORIGINS)
-    people = 1 + (needed if gallery is None else gallery)
-    asked = [row for row in recipe.rows if row.origin in POSITIVE_ORIGINS and row.questions.descriptive]
-    described = sum(row.count for row in asked)
-    items = {
-        ("faces", "detector"): people,
-        ("identities", "embedder"): people,
-        ("select", "quality"): people,
-        ("attributes", "attributes"): 1,
-        ("scenes", "scene"): styles["scene"],
-        ("portraits", "portrait"): stills,
-        ("animate", "animate"): styles["animated"] + styles["portrait"],
-        ("verify", "embedder"): generated + styles["oracle"] + styles["found"],
-        ("questions", "writer"): described,
-        ("refine", "refiner"): described,
-    }
-    names = chosen(recipe)
-    return [
-        _cost(stage, names[role], entry(role, names[role]), count)
-        for (stage, role), count in items.items()
-        if role in names
-    ]
-
-
-def stages_on_gpus(recipe: Recipe, writer: bool = False) -> set[str]:
-    """The stages whose backends run on a GPU. writer: whether the recipe's writer is replaced by one that does, where
-    there is a GPU."""
-    found = {cost.stage for cost in costs(recipe) if cost.where not in ("CPU", ELSEWHERE)}
-    found |= {"questions"} if writer else set()
-    return found | ({"attributes"} if "questions" in found else set())  # the writer is asked about them
-
-
-def _stills(recipe: Recipe, row: Any) -> int:
-    """How many different portraits a row needs."""
-    portraits = sum(recipe.style(row, index) == "portrait" for index in range(row.count))
-    return min(portraits, row.people or portraits) if row.origin == "portrait" else portraits
-
-
-def _cost(stage: str, name: str, found: Entry, items: int) -> Cost:
-    seconds = None if found.seconds is None else round(items * found.seconds, 1)
-    missing = found.pip if found.missing else ""
-    return Cost(stage, name, items, seconds, found.where, found.memory_gb, found.source, missing)

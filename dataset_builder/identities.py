@@ -21,7 +21,7 @@ from .backends.faces.boxes import Box, area, iou
 from .engine import Rejected
 from .protocols import Face, FaceDetector
 
-RATE = 8.0  # frames per second that are looked at, as in the paper
+FACES_PER_SECOND = 8.0  # frames that are looked at, as in the paper
 MAX_FACES = 2  # largest faces of a frame that are kept, as in the paper
 MIN_SAMPLES = 3  # faces that make a person, as in the paper
 FALLBACK_EPS, FALLBACK_SAMPLES = 0.1, 2  # second try when all is noise: the paper goes from eps 0.6, 3 to 0.7, 2
@@ -103,7 +103,12 @@ class Wish:
 
 
 def find_people(
-    frames: np.ndarray, fps: float, embedder: FaceDescriber, *, rate: float = RATE, max_faces: int | None = MAX_FACES
+    frames: np.ndarray,
+    fps: float,
+    embedder: FaceDescriber,
+    *,
+    rate: float = FACES_PER_SECOND,
+    max_faces: int | None = MAX_FACES,
 ) -> list[FoundPerson]:
     """frames (T, H, W, 3) uint8 -> people, longest on screen first.
 

@@ -14,6 +14,7 @@ from .backends.light.gallery import list_gallery
 from .catalogue import Backends, chosen
 from .consent import require_consent
 from .engine import hash_file, hash_text
+from .people import open_picture
 from .questions import load_bank
 from .recipe import NEGATIVE_ORIGINS, Recipe
 from .records import SubjectSpec
@@ -42,12 +43,13 @@ class TestClip:
 @dataclass(frozen=True)
 class Inputs:
     """What a build reads, checked. The subjects are all in `reference`. hashes: the sha256 of every file, those of a
-    light gallery too; other galleries may be of any size."""
+    light gallery too; other galleries may be of any size. others: the files of a light gallery."""
 
     reference: Path
     info: VideoInfo
     gallery: Path | None
     strangers: Path | None
+    others: list[Path]
     tests: list[TestClip]
     hashes: dict[Path, str]
 
@@ -82,6 +84,10 @@ def check_request(
                 f"The box of {spec.name} ({','.join(f'{side:g}' for side in spec.box)}) reaches out of the video of "
                 f"{info.width} x {info.height} pixels."
             )
+        if spec.photo is not None:
+            if not spec.photo.is_file():
+                raise PVChatError(f"There is no photo {spec.photo}; pass a picture in which {spec.name} is seen.")
+            open_picture(spec.photo, spec.photo)
     for row in recipe.rows:
         load_bank().check(row.questions)
     load_bank().check(recipe.test_questions)
@@ -106,6 +112,12 @@ def read_inputs(
             f"Recipe {recipe.name!r} finds nobody by the face: say where each of the {len(specs)} people is, by a box "
             f"(--subject-box x0,y0,x1,y1 and --also NAME@x0,y0,x1,y1, in pixels of the first frame)."
         )
+    pointed = [spec.name for spec in specs if spec.photo is not None]
+    if backends.detector is None and pointed:
+        raise PVChatError(
+            f"Recipe {recipe.name!r} finds nobody by the face, so a photo cannot say who {pointed[0]} is: point at "
+            f"them by a box (--subject-box x0,y0,x1,y1), or use a recipe that finds faces (paper, modern, your own)."
+        )
     for test in tests:
         probe_video(test.path)
         seen_in(test, specs)
@@ -113,7 +125,8 @@ def read_inputs(
     place = gallery() if callable(gallery) else gallery
     place, strangers = (None if folder is None else Path(folder) for folder in (place, strangers))
     others = _gallery_files(recipe, place, strangers)
-    hashes = {path: hash_file(path) for path in [reference, *others, *(test.path for test in tests)]}
+    photos = [spec.photo for spec in specs if spec.photo is not None]
+    hashes = {path: hash_file(path) for path in [reference, *photos, *others, *(test.path for test in tests)]}
     for path in others:
         if hashes[path] == hashes[reference]:
             raise PVChatError(f"The gallery holds the reference video itself ({path.name}); take it out.")
@@ -121,7 +134,7 @@ def read_inputs(
     for test in tests:
         if hashes[test.path] in train:
             raise PVChatError(f"The test clip {test.path.name} is also a training source; use another clip.")
-    return Inputs(reference, info, place, strangers, list(tests), hashes)
+    return Inputs(reference, info, place, strangers, others, list(tests), hashes)
 
 
 def _gallery_files(recipe: Recipe, gallery: Path | None, strangers: Path | None) -> list[Path]:
@@ -164,13 +177,15 @@ def check_leftovers(out: Path, specs: Sequence[SubjectSpec], inputs: Inputs) -> 
 def build_key(specs: Sequence[SubjectSpec], recipe: Recipe, inputs: Inputs, writer: str | None, seed: int) -> str:
     """Of everything that decides the dataset. writer: the id of the one that is at hand."""
     hashes = inputs.hashes
-    tests = {test.path for test in inputs.tests}
-    gallery = sorted({sha for path, sha in hashes.items() if path not in tests and path != inputs.reference})
+    gallery = sorted({hashes[path] for path in inputs.others})
     places = [] if gallery else [str(place) for place in (inputs.gallery, inputs.strangers)]
     return hash_text(
         {
             "builder": [BUILDER_VERSION, FORMAT_VERSION],
-            "subjects": [[spec.name, spec.noun, list(spec.pronouns), spec.box] for spec in specs],
+            "subjects": [
+                [spec.name, spec.noun, list(spec.pronouns), spec.box, *([hashes[spec.photo]] if spec.photo else [])]
+                for spec in specs
+            ],
             "reference": inputs.sha256,
             "recipe": recipe.to_json(),
             "gallery": gallery or places,

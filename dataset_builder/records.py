@@ -109,7 +109,9 @@ class ConsentRecord(_Json):
 class SubjectSpec(_Json):
     """The person to learn: name ("<Nz>"), reference video, and how the text may call them before it knows the name.
 
-    box: (x0, y0, x1, y1) in pixels of the first frame, around the person, where the video shows several.
+    Where the video shows several people, box, (x0, y0, x1, y1) in pixels of the first frame, is around the person; or
+    photo is a picture of them, for recipes that find people by their faces. With neither, it is whoever is longest on
+    screen.
     """
 
     name: str
@@ -118,6 +120,7 @@ class SubjectSpec(_Json):
     noun: str = "person"
     pronouns: tuple[str, ...] = ()
     box: tuple[float, float, float, float] | None = None
+    photo: Path | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "name", normalise_name(self.name))
@@ -132,6 +135,14 @@ class SubjectSpec(_Json):
             x0, y0, x1, y1 = self.box if len(self.box) == 4 else (0, 0, 0, 0)
             if not (0 <= x0 < x1 and 0 <= y0 < y1):
                 raise PVChatError(f"The box of {self.name} must be x0,y0,x1,y1 in pixels, got {list(self.box)}.")
+        if self.photo is not None:
+            object.__setattr__(self, "photo", Path(self.photo))
+            if self.box is not None:
+                raise PVChatError(f"{self.name} is pointed at by a box or by a photo, not by both; leave one out.")
+
+    def file_names(self) -> dict[str, str | None]:
+        """The files without their folders, for records that outlive the build."""
+        return {"reference": self.reference.name, "photo": None if self.photo is None else self.photo.name}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..dataset_builder.authors_json import TEMPLATE_NAME, _category
+from ..dataset_builder.authors_json import TEMPLATE_NAME, category_of
 from ..errors import PVChatError
 from .scoring import ASKED, GATE, existence_answers, score_lines
 from .store import Line, digest
@@ -59,7 +59,7 @@ def _lines(item: dict[str, Any], index: int, split: str) -> list[Line]:
                 "video_id": video_id,
                 "subject": item.get("sks_present") or (name[0] if name else TEMPLATE_NAME),
                 "split": split,
-                "category": "existence" if pair["is_special"] else _category(pair["question"]),
+                "category": "existence" if pair["is_special"] else category_of(pair["question"]),
                 "question": pair["question"],
                 "gold": pair["answer"],
                 "source": "template" if pair["is_special"] else "vlm",

@@ -26,7 +26,7 @@ import torch
 from ..dataset_builder.backends.vlm import ChatWriter, InternVideo2Writer
 from ..dataset_builder.backends.vlm.writer import FRAMES, QUESTIONS_AT_ONCE
 from ..dataset_builder.video_io import read_video, write_video
-from ..errors import MissingBackendError, PVChatError
+from ..errors import MissingBackendError, PVChatError, first_line
 from ..session import MAX_NEW_TOKENS, Reply, Video
 
 INTRODUCTION = "This video shows {name}."
@@ -90,7 +90,7 @@ class ChatModel(Baseline):
 
     def __init__(self, model: Any, processor: Any, name: str, subject: str, reference: Video):
         super().__init__(name, subject, reference)
-        self._writer = _TwoVideoWriter(model, processor, name, max_new_tokens=MAX_NEW_TOKENS)
+        self._writer = _TwoVideoWriter(lambda: (model, processor), name, max_new_tokens=MAX_NEW_TOKENS)
         tokenizer = processor.tokenizer
         self._words = [tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in ("Yes", "No")]
 
@@ -99,7 +99,7 @@ class ChatModel(Baseline):
         """Loads from a folder or the Hub. Raises MissingBackendError: not there, or a package is missing."""
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        from ..dataset_builder.backends.common import weights_id
+        from ..dataset_builder.backends.common import model_revision, weights_id
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
@@ -107,7 +107,7 @@ class ChatModel(Baseline):
         if not getattr(processor, "chat_template", None):
             raise PVChatError(f"{name} has no chat template; only chat models can be baselines.")
         model = _load(AutoModelForImageTextToText.from_pretrained, name, dtype=dtype).to(device)
-        return cls(model, processor, weights_id(name, model), subject, reference)
+        return cls(model, processor, weights_id(name, _load(model_revision, name)), subject, reference)
 
     def _answer(self, frames: tuple[np.ndarray, float], questions: Sequence[str]) -> list[Reply]:
         self._writer.introduction = None
@@ -262,16 +262,14 @@ def _load(load: Callable[..., Any], name: str, **options: Any) -> Any:
             (package for package in ("torchvision", "timm", "einops") if package in str(error).lower()), None
         )
         advice = f"pip install {needed}" if needed else "install what it names"
-        raise MissingBackendError(f"{name} needs a package that is missing ({_line(error)}); {advice}.") from error
+        raise MissingBackendError(
+            f"{name} needs a package that is missing ({first_line(error)}); {advice}."
+        ) from error
     except (OSError, ValueError, AttributeError, KeyError) as error:
         raise MissingBackendError(
-            f"{name} cannot be loaded as a chat model for videos ({_line(error)}); pass a folder with the model, or "
-            f"let this computer reach the Hub."
+            f"{name} cannot be loaded as a chat model for videos ({first_line(error)}); pass a folder with the model, "
+            f"or let this computer reach the Hub."
         ) from error
-
-
-def _line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:160]
 
 
 # -- frames -----------------------------------------------------------------------------------------------------------

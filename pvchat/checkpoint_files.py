@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from .errors import PVChatError
+from .errors import PVChatError, first_line
 from .files import write_json
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -154,9 +154,7 @@ def _load_pickle(path: Path, device: str) -> dict[str, torch.Tensor]:
             f"{path} holds more than tensors, or is damaged; only plain state dicts are read."
         ) from error
     except (RuntimeError, OSError, EOFError) as error:
-        raise PVChatError(
-            f"{path} cannot be read ({str(error).splitlines()[0]}); fetch it again, or save it anew."
-        ) from error
+        raise PVChatError(f"{path} cannot be read ({first_line(error)}); fetch it again, or save it anew.") from error
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise PVChatError(f"{path} is no state dict: it must map names to tensors and nothing else.")
     return dict(tensors)

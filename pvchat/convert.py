@@ -16,8 +16,9 @@ from typing import Any
 import torch
 
 from .checkpoint_files import Checkpoint, write_checkpoint
-from .errors import PVChatError
+from .errors import PVChatError, first_line
 from .files import write_json
+from .model_card import write_converted_card
 from .modeling_pvchat import PVChatConfig, PVChatForConditionalGeneration, PVChatProcessor, PVChatVideoProcessor
 from .modeling_pvchat.convert_back_pvchat import authors_config, to_authors_state_dict, unused_authors_tensors
 from .modeling_pvchat.convert_pvchat import (
@@ -54,6 +55,8 @@ def convert_checkpoint(
     progress: bool = False,
 ) -> dict[str, Any]:
     """Converts a checkpoint. What a killed call has finished is kept for the next one with the same arguments.
+
+    A folder of this package gets a README.md, which names the licences of what was converted.
 
     Args:
         source: a folder, a file (`pytorch_model.bin`, `*.safetensors`), or a name on the Hub, which is downloaded.
@@ -113,12 +116,17 @@ def convert_checkpoint(
         "tiles": "none" if job.config.tile_grid is None else "{}x{}".format(*job.config.tile_grid),
         "dry_run": dry_run,
     }
-    if not dry_run:
-        key = [checkpoint.state(), to, report["tiles"], dtype, seed]
-        report["files"] = write_checkpoint(
-            out, job.planned, job.values, job.finish, max_shard_size, key, progress=progress
-        )
-    return report
+    if dry_run:
+        return report
+
+    def finish(folder: Path) -> None:
+        job.finish(folder)
+        if to == "pvchat":
+            write_converted_card(folder, report, out.name)
+
+    key = [checkpoint.state(), to, report["tiles"], dtype, seed]
+    files = write_checkpoint(out, job.planned, job.values, finish, max_shard_size, key, progress=progress)
+    return report | {"files": files}
 
 
 def find_source(source: str | Path) -> Path:
@@ -133,14 +141,14 @@ def find_source(source: str | Path) -> Path:
     if not _HUB_NAME.fullmatch(str(source)):
         raise PVChatError(f"There is no {source}; pass a checkpoint folder, a weight file or a Hub name (USER/NAME).")
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HTTPError
 
     try:
         return Path(snapshot_download(str(source), allow_patterns=HUB_FILES))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
+    except (OSError, ValueError, RuntimeError, HTTPError) as error:
         raise PVChatError(
-            f"{source} is no folder here and could not be fetched from the Hub ({reason}); log in with "
-            f"`hf auth login` if it is gated, or pass a folder."
+            f"{source} is no folder here and could not be fetched from the Hub ({first_line(error, 200)}); log in "
+            f"with `hf auth login` if it is gated, or pass a folder."
         ) from error
 
 
@@ -264,9 +272,7 @@ def make_processor(tokenizer: str, config: PVChatConfig) -> PVChatProcessor:
     try:
         loaded = PreTrainedTokenizerFast.from_pretrained(tokenizer)
     except (OSError, ValueError, TypeError) as error:
-        raise PVChatError(
-            f"There is no tokenizer in {tokenizer} ({str(error).splitlines()[0][:120]}); {hint}."
-        ) from error
+        raise PVChatError(f"There is no tokenizer in {tokenizer} ({first_line(error, 120)}); {hint}.") from error
     if len(loaded) != new[0][0]:
         raise PVChatError(f"The tokenizer of {tokenizer} has {len(loaded)} words, the model {new[0][0]}; {hint}.")
     loaded.add_tokens([word for _, word in new], special_tokens=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,20 +58,24 @@ def subject_folder(place: str | Path) -> Path:
     """A subject's adapter: the folder itself, or a local copy of a repository of the Hub ("USER/NAME").
 
     Raises:
-        PVChatError: there is neither.
+        PVChatError: there is neither, or the repository is not one of a subject.
     """
     if Path(place).exists() or not REPO.fullmatch(str(place)):
         return Path(place)
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HTTPError
 
     try:
-        return Path(snapshot_download(str(place), allow_patterns=list(SUBJECT_FILES)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, HTTPError, ConnectionError) as error:
+        with _bars(sys.stderr.isatty()):
+            folder = Path(snapshot_download(str(place), allow_patterns=list(SUBJECT_FILES)))
+    except (OSError, RuntimeError, HTTPError) as error:  # RuntimeError: the connection of another file was closed
         raise PVChatError(
             f"{place} is no folder, and cannot be fetched from the Hub ({type(error).__name__}); pass the adapter "
             f"folder of a run, or USER/NAME of an adapter that you may read."
         ) from error
+    if missing := [name for name in SUBJECT_FILES if not (folder / name).is_file()]:
+        raise PVChatError(f"{place} on the Hub is not a subject's adapter: it has no {missing[0]}.")
+    return folder
 
 
 # --- nothing local, nothing secret ----------------------------------------------------------------------------------

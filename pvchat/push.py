@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import PVChatError
+from .errors import PVChatError, first_line
 from .files import write_json, write_text
 from .hub import ADAPTER, MODEL, SUBJECT_FILES, check_repo_name, send
 
@@ -160,7 +160,7 @@ def _write_code(folder: Path, stage: Path) -> None:
         config = PVChatConfig.from_pretrained(folder)
         processor = PVChatProcessor.from_pretrained(folder)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
+        reason = first_line(error, 200)
         raise PVChatError(f"{folder} is not a PVChat model ({reason}); convert it with `pvchat convert`.") from error
     config.save_pretrained(stage)
     processor.save_pretrained(stage)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,11 +30,15 @@ PARTS = {"dataset", "gallery", "test"}  # what a run folder may hold before its 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its folder, seconds by part, and the content of `scores.json` (None without a test split)."""
+    """A finished run: its folder, seconds by part, and the content of `scores.json` (None without a test split).
+
+    kept: it had been finished before, and nothing was done.
+    """
 
     folder: Path
     seconds: dict[str, float]
     scores: dict[str, Any] | None
+    kept: bool = False
 
     @property
     def adapter(self) -> Path:
@@ -54,11 +59,15 @@ def personalize(
     test_clips: Sequence[Any] = (),
     consent: str | Path | Any | None = None,
     noun: str = "person",
+    box: Sequence[float] | None = None,
+    photo: str | Path | None = None,
     profile: str = "light",
     routing: str = "remoh",
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     wrong_adapters: Sequence[str | Path] = (),
     work: str | Path | None = None,
+    features: str | Path | None = None,
+    keep_finished: bool = False,
     seed: int = 0,
     progress: bool = False,
     command: str | None = None,
@@ -74,9 +83,14 @@ def personalize(
         gallery: folder of other people. May be left out for a drawn reference: then random people are drawn.
         test_clips: clips to test on, as `build_dataset` takes them; without any, nothing is scored.
         consent: a consent file or record. Not needed for a drawn person.
+        box: where the person is in the first frame, in pixels, when several are seen.
+        photo: or a picture of them, for recipes that find people by their faces; of several people the one who is
+            longest on screen is meant when neither is given.
         profile, routing, settings: see `train_subject`.
         wrong_adapters: adapters of other subjects, for the control.
         work: folder for artefacts that several runs share.
+        features: folder for encoder states that several runs share, see `train_subject`.
+        keep_finished: return a finished run of the same inputs as it is, and do not score it again.
 
     Raises:
         PVChatError: unusable input; a run folder that holds something else or a run of other inputs.
@@ -85,15 +99,22 @@ def personalize(
     from .model_card import write_adapter_card
     from .trainers.run import train_subject
 
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise PVChatError(
+            "A launcher started several processes, but only training is shared by them: run pvchat build first, then "
+            "accelerate launch -m pvchat train DATASET."
+        )
     name = normalise_name(name)
     base = EMBEDDED_BASE if base is None else base
     recipe = get_recipe(recipe) if isinstance(recipe, str | Path) else recipe
     reference = Path(reference)
-    spec = SubjectSpec(name, reference, consent=_consent(consent, reference), noun=noun)
+    spec = SubjectSpec(name, reference, consent=_consent(consent, reference), noun=noun, box=box, photo=photo)
     folder = Path(out) if out is not None else Path("runs") / name.strip("<>")
     inputs = {
         "name": name,
         "reference": _sha256(reference),
+        "box": None if box is None else list(spec.box),
+        "photo": None if photo is None else _sha256(spec.photo),
         "base": Path(base).name,
         "recipe": recipe.to_json(),
         "profile": profile,
@@ -114,16 +135,28 @@ def personalize(
             test_clips=test_clips,
             consent=spec.consent,
             noun=noun,
+            box=spec.box,
+            photo=spec.photo,
             work=work,
             seed=seed,
             progress=progress,
         )
-    write_json(folder / "subject.json", spec.to_json() | {"reference": reference.name})
     hashes = {"dataset": dataset.manifest["dataset_hash"]}
+    if keep_finished and (run := finished_run(folder, hashes["dataset"])) is not None:
+        return run
+    write_json(folder / "subject.json", spec.to_json() | spec.file_names())
     record = {"format": RUN_FORMAT, "inputs": inputs, **passport(command or "pvchat.personalize()", inputs, seed)}
     write_json(folder / "run.json", record | {"state": "unfinished", "hashes": hashes, "seconds": {}})
     train_subject(
-        base, dataset, folder, profile=profile, routing=routing, seed=seed, settings=settings, progress=progress
+        base,
+        dataset,
+        folder,
+        profile=profile,
+        routing=routing,
+        seed=seed,
+        settings=settings,
+        features=features,
+        progress=progress,
     )
     for stage in ("stage1", "stage2"):
         timer.add(stage, json.loads((folder / stage / "stage.json").read_text(encoding="utf-8"))["seconds"])
@@ -158,6 +191,7 @@ def build(
     consent: str | Path | Any | None = None,
     noun: str = "person",
     box: Sequence[float] | None = None,
+    photo: str | Path | None = None,
     also: Sequence[tuple[str, Any, Any]] = (),
     strangers: str | Path | None = None,
     drivers: str | Path | None = None,
@@ -173,7 +207,6 @@ def build(
     """Builds the dataset of a person and returns it (a `LocalDataset`); what is not said here, as in `personalize`.
 
     Args:
-        box: where the person is in the first frame, in pixels, when several are seen.
         also: other people of the video to learn: (name, box or None, consent file or record, None for a drawn person).
         strangers: where random people come from, if not from the gallery.
         drivers: folder with a driving clip per motion (yes.mp4, ...), for animators that take one.
@@ -186,11 +219,8 @@ def build(
     reference, out = Path(reference), Path(out)
     recipe = get_recipe(recipe) if isinstance(recipe, str | Path) else recipe
     recipe = recipe if drivers is None else recipe.with_drivers(drivers)
-    people = [(name, noun, box, consent), *((other, "person", place, record) for other, place, record in also)]
-    specs = [
-        SubjectSpec(who, reference, consent=_consent(record, reference), noun=word, box=place)
-        for who, word, place, record in people
-    ]
+    specs = [SubjectSpec(name, reference, consent=_consent(consent, reference), noun=noun, box=box, photo=photo)]
+    specs += [SubjectSpec(who, reference, _consent(record, reference), box=place) for who, place, record in also]
     writer = None if "writer" in recipe.backends else partial(_writer, EMBEDDED_BASE if base is None else base)
     with stage_bars(progress) as bars:
         return build_dataset(
@@ -223,7 +253,7 @@ def evaluate_adapter(
     progress: bool = False,
     command: str | None = None,
 ) -> dict[str, Any]:
-    """Scores an adapter on the test split of a dataset; writes the report, and the card into the adapter folder.
+    """Scores an adapter on the test split of a dataset and writes the report; one beside the adapter is in its card.
 
     Args:
         adapter: adapter folder.
@@ -258,7 +288,8 @@ def evaluate_adapter(
     )
     write_head_activation(chat, dataset, out, seed=seed)
     report = write_report(out, dataset, run)
-    write_adapter_card(adapter)
+    if out == run / "report":  # where the card looks for scores
+        write_adapter_card(adapter)
     seconds = round(time.perf_counter() - start, 2)
     return {
         "run": str(run),
@@ -279,11 +310,11 @@ def given_consent(path: str | Path | None, i_have_consent: bool, reference: Path
     return declare_consent(name, f"train a model that recognises this person, from {reference.name}")
 
 
-def _sha256(reference: Path) -> str:
+def _sha256(path: Path) -> str:
     try:
-        return hashlib.sha256(reference.read_bytes()).hexdigest()
+        return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise PVChatError(f"The video {reference} cannot be read: {error.strerror}.") from error
+        raise PVChatError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def _consent(consent: Any, reference: Path) -> Any | None:
@@ -315,9 +346,9 @@ def _gallery(gallery, reference: Path, recipe, folder: Path, seed: int, progress
 
 
 def _writer(base: str | Path):
-    from .session import VideoChat, VLMWriter
+    from .session import VLMWriter
 
-    return VLMWriter(VideoChat.from_pretrained(base))
+    return VLMWriter(base)
 
 
 def check_run_folder(folder: Path, inputs: dict[str, Any] | None = None) -> None:
@@ -348,6 +379,18 @@ def check_run_folder(folder: Path, inputs: dict[str, Any] | None = None) -> None
     changed = sorted(key for key in now if before.get(key) != now[key])
     if changed:
         raise PVChatError(f"{folder} is a run of other inputs ({', '.join(changed)} differ); {advice}")
+
+
+def finished_run(folder: Path, dataset_hash: str) -> Run | None:
+    """The finished run in this folder, if it was learned from this dataset. Its inputs have been checked."""
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        report = folder / "report" / "scores.json"
+        scores = json.loads(report.read_text(encoding="utf-8")) if report.exists() else None
+    except (OSError, ValueError):
+        return None
+    same = record["state"] == "finished" and record["hashes"]["dataset"] == dataset_hash
+    return Run(folder, record["seconds"], scores, kept=True) if same else None
 
 
 class _Timer:

@@ -17,8 +17,10 @@ from __future__ import annotations
 import copy
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,6 +88,7 @@ class VideoChat:
 
         Raises:
             PVChatError: there is no such model, or the adapter does not fit it.
+            MissingBackendError: the model's weights are in 4 bits and bitsandbytes is not installed.
         """
         record = revision = None
         if adapter is not None:
@@ -100,11 +103,13 @@ class VideoChat:
         try:
             processor = PVChatProcessor.from_pretrained(base, revision=revision)
             model = PVChatForConditionalGeneration.from_pretrained(base, revision=revision, dtype=dtype).to(device)
-        except (OSError, ValueError) as error:
-            raise PVChatError(
-                f"No PVChat model could be loaded from {base} ({first_line(error, 200)}); pass a checkpoint folder or "
-                f"a Hub name."
+        except ImportError as error:
+            raise MissingBackendError(
+                f"{base} needs a package that is missing ({first_line(error)}); for weights in 4 bits: "
+                f"pip install 'pvchat[quant]'."
             ) from error
+        except (OSError, ValueError) as error:
+            raise _no_model(base, error) from error
         if record is None:
             return cls(model, processor)
         return cls(load_subject_adapter(model, adapter), processor, record.subject)
@@ -129,7 +134,7 @@ class VideoChat:
 
     def conversation(self, video: Video) -> Conversation:
         """Reads the video once, for questions that come one after the other; raises as `ask` does for videos."""
-        return Conversation(self, self._read([video]))
+        return Conversation(self, self._read(self._pixels([video])))
 
     def replies(
         self, videos: Sequence[Video], questions: Sequence[Sequence[str]], max_new_tokens: int = MAX_NEW_TOKENS
@@ -138,16 +143,17 @@ class VideoChat:
         if len(videos) != len(questions):
             raise PVChatError(f"Give one list of questions per video, got {len(questions)} for {len(videos)} videos.")
         encoded = [[self._encode(question) for question in asked] for asked in questions]
-        results: list[list[Reply]] = []
-        for start in range(0, len(videos), VIDEOS_AT_ONCE):
-            group = encoded[start : start + VIDEOS_AT_ONCE]
-            rows = [(video, ids) for video, asked in enumerate(group) for ids in asked]
-            cache = self._read(videos[start : start + VIDEOS_AT_ONCE]) if rows else None
-            replies: list[Reply] = []
+        results: list[list[Reply]] = [[] for _ in videos]
+        asked = [video for video, own in enumerate(encoded) if own]
+        groups = [asked[start : start + VIDEOS_AT_ONCE] for start in range(0, len(asked), VIDEOS_AT_ONCE)]
+        loaded = _one_ahead(self._pixels, ([videos[video] for video in group] for group in groups))
+        for group, pixels in zip(groups, loaded, strict=True):
+            rows = [(place, ids) for place, video in enumerate(group) for ids in encoded[video]]
+            cache = self._read(pixels)
             for first in range(0, len(rows), ROWS_AT_ONCE):
-                replies += self._reply(cache, rows[first : first + ROWS_AT_ONCE], max_new_tokens)
-            found = iter(replies)
-            results += [[next(found) for _ in asked] for asked in group]
+                some = rows[first : first + ROWS_AT_ONCE]
+                for (place, _), reply in zip(some, self._reply(cache, some, max_new_tokens), strict=True):
+                    results[group[place]].append(reply)
         return results
 
     @contextmanager
@@ -199,14 +205,22 @@ class VideoChat:
 
     # -- model --------------------------------------------------------------------------------------------------------
 
+    def _pixels(self, videos: Sequence[Video]) -> torch.Tensor:
+        """(V, N, T, C, H, W) of V videos, whose files are decoded at the same time."""
+
+        def one(video: Video) -> torch.Tensor:
+            try:
+                return self.processor.video_processor(videos=[video], return_tensors="pt")["pixel_values_videos"]
+            except ValueError as error:
+                raise PVChatError(str(error)) from error
+
+        with ThreadPoolExecutor(len(videos)) as pool:
+            return torch.cat(list(pool.map(one, videos)))
+
     @torch.inference_mode()
-    def _read(self, videos: Sequence[Video]):
+    def _read(self, pixels: torch.Tensor):
         """Reads the prefixes of V videos and returns their key-value cache of V rows."""
-        try:
-            pixels = self.processor.video_processor(videos=list(videos), return_tensors="pt")["pixel_values_videos"]
-        except ValueError as error:
-            raise PVChatError(str(error)) from error
-        ids = torch.tensor([self._prefix] * len(videos), device=self._net.device)
+        ids = torch.tensor([self._prefix] * len(pixels), device=self._net.device)
         return self._net(
             input_ids=ids, pixel_values_videos=pixels.to(self._net.device), use_cache=True, logits_to_keep=1
         ).past_key_values
@@ -325,23 +339,48 @@ class VLMWriter:
     """Role QAWriter of the dataset builder: the base, which knows nobody, says what a clip shows.
 
     Args:
-        chat: a chat without a subject.
+        base: a checkpoint folder or a name on the Hub; loaded at the first clip.
 
     Raises:
-        PVChatError: the chat knows a subject.
+        PVChatError: there is no such model.
     """
 
-    def __init__(self, chat: VideoChat):
-        if chat.subject is not None:
-            raise PVChatError(f"Clips are described by a base that knows nobody, but this one knows {chat.subject}.")
-        from .dataset_builder.backends.common import weights_id
+    def __init__(self, base: str | Path = EMBEDDED_BASE):
+        from .dataset_builder.backends.common import model_revision, weights_id
 
-        self.chat = chat
-        self.id = f"vlm@2:{weights_id(chat.model.config._name_or_path or 'base', chat.model)}"
+        try:
+            revision = model_revision(base)
+        except OSError as error:
+            raise _no_model(base, error) from error
+        self.base = base
+        self.id = f"vlm@2:{weights_id(base, revision)}"
+
+    @cached_property
+    def chat(self) -> VideoChat:
+        return VideoChat.from_pretrained(self.base)
 
     def write(self, video: Path, questions: Sequence[str]) -> list[str]:
         """One answer per question, in order. The questions speak of "the person"."""
         return self.chat.ask_many([video], [questions])[0]
+
+
+def _no_model(base: str | Path, error: Exception) -> PVChatError:
+    return PVChatError(
+        f"No PVChat model could be loaded from {base} ({first_line(error, 200)}); pass a checkpoint folder or a Hub "
+        f"name."
+    )
+
+
+def _one_ahead(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """`function` of each item, in order; the next one is computed in a thread while the last one is used."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = None
+        for item in items:
+            done, coming = coming, pool.submit(function, item)
+            if done is not None:
+                yield done.result()
+        if coming is not None:
+            yield coming.result()
 
 
 def _rows_of(cache, rows: torch.Tensor):

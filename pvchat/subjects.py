@@ -433,8 +433,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _hash_of(path: Path) -> str:
+    from .dataset_builder.engine import hash_file
+
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return hash_file(path)
     except OSError as error:
         raise PVChatError(f"{path} cannot be read: {error.strerror}.") from error

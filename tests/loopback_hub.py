@@ -1,5 +1,6 @@
 """A Hub on this machine, as much of it as pushing and loading datasets and models needs: repositories, uploads with
-and without LFS, commits, listings and downloads. It keeps everything in memory and a log of what was asked.
+and without LFS, commits, listings and downloads, of any commit. It keeps everything in memory and a log of what was
+asked.
 
     with LoopbackHub() as hub:
         hub.pvchat("push-dataset", folder, "--repo", "ada/nz")
@@ -15,6 +16,7 @@ import io
 import json
 import os
 import re
+import tempfile
 import threading
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
@@ -33,19 +35,28 @@ TOKEN = "hf_" + "x" * 8
 
 @dataclass
 class Repo:
+    """files: as they are now. history: commit -> files as they were after it."""
+
     private: bool
     files: dict[str, bytes] = field(default_factory=dict)
-    commits: int = 0
+    history: dict[str, dict[str, bytes]] = field(default_factory=dict)
 
     @property
     def sha(self) -> str:
-        return hashlib.sha1(str(self.commits).encode()).hexdigest()
+        return hashlib.sha1(str(len(self.history)).encode()).hexdigest()
+
+    def commit(self) -> None:
+        self.history[hashlib.sha1(str(len(self.history) + 1).encode()).hexdigest()] = dict(self.files)
+
+    def at(self, revision: str) -> dict[str, bytes] | None:
+        """The files of a commit or of "main"; None when there is no such revision."""
+        return self.files if revision in ("main", self.sha) else self.history.get(revision)
 
 
 class LoopbackHub:
     """repos, models: datasets and models by name. blobs: uploaded LFS objects by sha256. log: (method, path).
     stop_after: how many more blobs are accepted before uploads fail. refuse: a status that every request about a
-    repository gets."""
+    repository gets. home: where `pvchat` keeps what it downloads."""
 
     def __init__(self):
         self.repos: dict[str, Repo] = {}
@@ -59,9 +70,11 @@ class LoopbackHub:
         hub = self
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.home = tempfile.TemporaryDirectory()
         return self
 
     def __exit__(self, *error) -> None:
+        self.home.cleanup()
         self.server.shutdown()
         self.server.server_close()
 
@@ -79,12 +92,17 @@ class LoopbackHub:
     def pvchat(self, *words: Any, url: str | None = None, offline: bool = False) -> tuple[int, Any, str]:
         """Runs a command of pvchat that takes this (or `url`) for the Hub, here: (exit code, result, what it says)."""
         from huggingface_hub import close_session, constants
+        from transformers.utils import hub
 
         out, err = io.StringIO(), io.StringIO()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(constants, "ENDPOINT", url or self.url)
+            template = "/{repo_id}/resolve/{revision}/{filename}"
+            patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", (url or self.url) + template)
             patch.setattr(constants, "HF_HUB_OFFLINE", offline)
             patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+            patch.setattr(constants, "HF_HUB_CACHE", self.home.name)
+            patch.setattr(hub, "_hf_api", None)  # the one that transformers keeps knows the Hub of its first call
             for name, value in (("HF_TOKEN", TOKEN), ("NO_PROXY", "127.0.0.1"), ("no_proxy", "127.0.0.1")):
                 patch.setenv(name, value)
             close_session()  # the one that is open may go through a proxy
@@ -150,9 +168,9 @@ class _Handler(BaseHTTPRequestHandler):
         if match := re.fullmatch(r"/api/(datasets|models)/([^/]+/[^/]+)(?:/(.*))?", path):
             self.shelf = self.hub.repos if match[1] == "datasets" else self.hub.models
             return self.api(match[2], match[3] or "", query, body)
-        if match := re.fullmatch(r"(/datasets)?/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
+        if match := re.fullmatch(r"(/datasets)?/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             self.shelf = self.hub.repos if match[1] else self.hub.models
-            return self.download(match[2], match[3])
+            return self.download(match[2], match[3], match[4])
         return self.missing("RepoNotFound")
 
     do_GET = do_HEAD = do_POST = do_PUT = handle_request
@@ -161,12 +179,11 @@ class _Handler(BaseHTTPRequestHandler):
         name = f"{wanted.get('organization') or 'ada'}/{wanted['name']}"
         is_dataset = wanted.get("type") == "dataset"
         shelf = self.hub.repos if is_dataset else self.hub.models
+        made = {"url": f"{self.hub.url}/{'datasets/' if is_dataset else ''}{name}", "name": name, "id": name}
         if name in shelf:
-            return self.answer({"error": "exists"}, 409)
+            return self.answer(made | {"error": "exists"}, 409)
         shelf[name] = Repo(private=bool(wanted.get("private", wanted.get("visibility") == "private")))
-        return self.answer(
-            {"url": f"{self.hub.url}/{'datasets/' if is_dataset else ''}{name}", "name": name, "id": name}
-        )
+        return self.answer(made)
 
     def batch(self, wanted: dict[str, Any]) -> None:
         objects = []
@@ -196,28 +213,33 @@ class _Handler(BaseHTTPRequestHandler):
         if rest.startswith("commit/"):
             return self.commit(repo, name, [json.loads(line) for line in body.splitlines()])
         if rest.startswith("tree/"):
-            return self.tree(repo, rest.split("/", 2)[2] if rest.count("/") > 1 else "", query)
+            _, revision, below = f"{rest}/".split("/", 2)
+            return self.tree(repo, revision, below.rstrip("/"), query)
         if rest.startswith("paths-info/"):
-            paths = json.loads(body)["paths"]
-            return self.answer([self.entry(path, repo.files[path]) for path in paths if path in repo.files])
+            paths, files = json.loads(body)["paths"], repo.at(rest.partition("/")[2]) or {}
+            return self.answer([self.entry(path, files[path]) for path in paths if path in files])
         if rest == "" or rest.startswith("revision/"):
-            return self.answer(self.info(name, repo))
+            return self.info(name, repo, rest.partition("/")[2] or "main")
         if rest == "refs":
             main = {"name": "main", "ref": "refs/heads/main", "targetCommit": repo.sha}
             return self.answer({"branches": [main], "converts": [], "tags": []})
         return self.missing("EntryNotFound")
 
-    @staticmethod
-    def info(name: str, repo: Repo) -> dict[str, Any]:
-        return {
-            "id": name,
-            "sha": repo.sha,
-            "private": repo.private,
-            "gated": False,
-            "disabled": False,
-            "tags": [],
-            "siblings": [{"rfilename": path} for path in sorted(repo.files)],
-        }
+    def info(self, name: str, repo: Repo, revision: str) -> None:
+        files = repo.at(revision)
+        if files is None:
+            return self.missing("RevisionNotFound")
+        self.answer(
+            {
+                "id": name,
+                "sha": repo.sha if revision == "main" else revision,
+                "private": repo.private,
+                "gated": False,
+                "disabled": False,
+                "tags": [],
+                "siblings": [{"rfilename": path} for path in sorted(files)],
+            }
+        )
 
     @staticmethod
     def mode(file: dict[str, Any], repo: Repo) -> dict[str, Any]:
@@ -236,14 +258,15 @@ class _Handler(BaseHTTPRequestHandler):
                 repo.files[value["path"]] = self.hub.blobs[value["oid"]]
             elif line["key"] == "deletedFile":
                 repo.files.pop(value["path"], None)
-        repo.commits += 1
+        repo.commit()
         url = f"{self.hub.url}/datasets/{name}/commit/{repo.sha}"
         self.answer({"success": True, "commitOid": repo.sha, "commitUrl": url})
 
-    def tree(self, repo: Repo, below: str, query: dict[str, list[str]]) -> None:
-        inside = {
-            path: content for path, content in repo.files.items() if path.startswith(f"{below}/" if below else "")
-        }
+    def tree(self, repo: Repo, revision: str, below: str, query: dict[str, list[str]]) -> None:
+        files = repo.at(revision)
+        if files is None:
+            return self.missing("RevisionNotFound")
+        inside = {path: content for path, content in files.items() if path.startswith(f"{below}/" if below else "")}
         if below and not inside:
             return self.missing("EntryNotFound")
         if query.get("recursive", ["false"])[0].lower() in ("true", "1"):
@@ -264,14 +287,16 @@ class _Handler(BaseHTTPRequestHandler):
             entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
         return entry
 
-    def download(self, name: str, path: str) -> None:
+    def download(self, name: str, revision: str, path: str) -> None:
         repo = self.shelf.get(name)
-        if repo is None or path not in repo.files:
-            return self.missing("RepoNotFound" if repo is None else "EntryNotFound")
-        content = repo.files[path]
+        files = None if repo is None else repo.at(revision)
+        if files is None or path not in files:
+            missing = "EntryNotFound" if files is not None else "RevisionNotFound" if repo else "RepoNotFound"
+            return self.missing(missing)
+        content = files[path]
         headers = {
             "ETag": f'"{hashlib.sha1(content).hexdigest()}"',
-            "X-Repo-Commit": repo.sha,
+            "X-Repo-Commit": repo.sha if revision == "main" else revision,
             "Accept-Ranges": "bytes",
         }
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")

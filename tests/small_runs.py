@@ -9,11 +9,14 @@ from typing import Any
 
 import torch
 
+from pvchat.dataset_builder import ConsentRecord, assemble_dataset
+from pvchat.dataset_builder.consent import consent_id
 from pvchat.evaluation import score_lines
+from pvchat.modeling_pvchat import PVChatForConditionalGeneration
 from pvchat.passport import passport
 from pvchat.trainers.adapter import AdapterSettings, build_subject_model, save_subject_adapter, subject_record
 from tests.small_datasets import write_dataset
-from tests.tiny import tiny_model
+from tests.tiny import SUBJECT, tiny_base, tiny_model, tiny_videos
 
 SECONDS = {"dataset": 7.5, "stage1": 13.5, "stage2": 37.4, "evaluate": 30.5, "total": 88.9}
 
@@ -44,6 +47,24 @@ def write_run(
     put(folder / "run.json", record | {"state": "finished", "seconds": SECONDS})
     put(folder / "report" / "scores.json", scores_of(name, dataset.manifest["dataset_hash"]))
     return folder
+
+
+def write_tiny_run(folder: Path, seed: int = 0) -> tuple[Path, Path]:
+    """A tiny base that reads three tiles, and the run of a drawn person on it."""
+    base = tiny_base(folder / "tiny-base", tile_grid=(2, 1))
+    return base, write_run(folder / "Nz", base=PVChatForConditionalGeneration.from_pretrained(base), seed=seed)
+
+
+def write_real_run(folder: Path) -> tuple[Path, Path]:
+    """A tiny base, and a run on it whose dataset has clips that play; of adapter and dataset alone."""
+    base, run = tiny_base(folder / "tiny-base"), folder / "Nz"
+    record = ConsentRecord.for_fiction()
+    manifest = {"consent_id": consent_id(record), "fictional": True, "backends": {}, "dropped": [], "seed": 0}
+    dataset = assemble_dataset(SUBJECT, tiny_videos(folder / "drawn", 2, 1), run / "dataset", manifest)
+    model = moved_model(PVChatForConditionalGeneration.from_pretrained(base))
+    subject = subject_record(model, SUBJECT, "light", dataset.manifest["dataset_hash"], ["1", "2"], 0)
+    save_subject_adapter(model, run / "adapter", subject)
+    return base, run
 
 
 def scores_of(name: str, dataset_hash: str) -> dict[str, Any]:

@@ -11,8 +11,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 from pvchat.errors import PVChatError
+from pvchat.model_card import base_card
 from pvchat.modeling_pvchat import PVChatConfig, PVChatForConditionalGeneration
 from pvchat.modeling_pvchat.modeling_qformer import insert_routers
+from pvchat.session import VideoChat
 from pvchat.trainers.adapter import (
     AdapterSettings,
     SubjectRecord,
@@ -24,9 +26,20 @@ from pvchat.trainers.adapter import (
 )
 from pvchat.trainers.freezing import FREEZE_TABLES, apply_freeze_table, kind_of, trained_counts
 from pvchat.trainers.mixed import mixed_subjects
-from tests.tiny import SUBJECT, tiny_base, tiny_clip, tiny_model, tiny_processor
+from pvchat.trainers.run import train_subject
+from tests.tiny import (
+    SUBJECT,
+    randomised,
+    tiny_base,
+    tiny_clip,
+    tiny_config,
+    tiny_dataset,
+    tiny_model,
+    tiny_processor,
+)
 
 PROFILES = ("light", "paper")
+LAYER = "base_model.model.model.language_model.layers.0.self_attn"
 
 
 @pytest.fixture(scope="module")
@@ -350,6 +363,38 @@ def test_the_two_profiles_do_not_share_a_base(order, inputs, tmp_path):
     assert "\n" not in str(error.value) and torch.equal(logits(base, inputs), before)
     other = load_subject_adapter(base, folders[0], "b")
     assert torch.equal(logits(other, inputs), before)
+
+
+@pytest.mark.slow
+def test_a_base_in_four_bits_is_learned_on_in_float32_and_shares_its_adapters(tmp_path):
+    """Saved as docs/hub.md says. What was trained on it fits the whole base, and the other way round."""
+    pytest.importorskip("bitsandbytes")
+    from transformers import BitsAndBytesConfig
+
+    config = tiny_config()
+    config.text_config.hidden_size, config.text_config.intermediate_size, config.text_config.head_dim = 64, 128, 16
+    whole, small = tmp_path / "base", tmp_path / "base-4bit"
+    randomised(PVChatForConditionalGeneration(config), std=0.1).save_pretrained(whole)
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32,
+        llm_int8_skip_modules=["model.vision_tower", "model.qformer", "model.multi_modal_projector", "lm_head"],
+    )  # fmt: skip
+    PVChatForConditionalGeneration.from_pretrained(whole, quantization_config=settings).save_pretrained(small)
+    for folder in (whole, small):
+        tiny_processor().save_pretrained(folder)
+    count = re.compile("model of ([0-9,]+) parameters")
+    cards = [str(base_card(folder, licence="mit")) for folder in (whole, small)]
+    assert count.search(cards[0])[1] == count.search(cards[1])[1] and "(F32, U8)" in cards[1]
+    dataset = tiny_dataset(tmp_path / "data", positives=2, negatives=2)
+    adapter = train_subject(small, dataset, tmp_path / "run", settings={"train": {"num_train_epochs": 1}})
+    values = load_file(adapter / "adapter_model.safetensors")
+    assert {value.dtype for value in values.values()} == {torch.float32}
+    rounded = [name for name, value in values.items() if torch.equal(value, value.bfloat16().float())]
+    assert not [name for name in rounded if values[name].any()]
+    chats = [VideoChat.from_pretrained(base, adapter) for base in (small, whole)]
+    linears = [type(chat.model.get_submodule(f"{LAYER}.q_proj.base_layer")).__name__ for chat in chats]
+    assert linears == ["Linear4bit", "Linear"]
+    assert all(isinstance(chat.ask(tiny_clip(True), "Is Nz here?", 3), str) for chat in chats)
 
 
 def test_trained_values_are_float32_on_a_bfloat16_base():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pvchat.cli import main
 from pvchat.dataset_builder import (
@@ -23,6 +24,7 @@ from pvchat.dataset_builder.catalogue import CATALOGUE, Entry
 from pvchat.dataset_builder.engine import hash_file
 from pvchat.dataset_builder.protocols import Face, QualityReport
 from pvchat.errors import PVChatError
+from pvchat.subjects import remove_subject
 from tests.test_assemble import build, refused, world  # noqa: F401  (fixture)
 from tests.test_build import FICTION, ColourEmbedder, command, table, work  # noqa: F401  (fixture)
 
@@ -176,6 +178,88 @@ def test_a_box_chooses_the_person_by_the_face_in_it(world, work, pair, face_reci
     assert names["plain"]["<Nz>"] == names["swapped"]["<Ada>"] != names["plain"]["<Ada>"]
     with pytest.raises(PVChatError, match="touches no face"):
         build(world, tmp_path / "far", spec=[two(pair, ((0, 90, 5, 96), None))[0]], recipe=face_recipe, work=work)
+
+
+@pytest.fixture(scope="module")
+def photos(pair):
+    """A picture of each of the two, taken from the first frame of their video."""
+    frame = read_video(pair)[0][0]
+    paths = pair.parent / "first.png", pair.parent / "second.png"
+    for path, half in zip(paths, np.split(frame, 2, axis=1), strict=True):
+        Image.fromarray(half).save(path)
+    return paths
+
+
+def test_a_photo_chooses_the_person_it_shows(world, work, pair, photos, face_recipe, tmp_path):  # noqa: F811
+    def cut(number, **place):
+        spec = dataclasses.replace(two(pair, None)[0], **place)
+        out = tmp_path / str(number)
+        made = build(world, out, spec=spec, recipe=face_recipe, work=work, test_clips=None, only="select")
+        record = json.loads((out / ".build" / "subject.json").read_text(encoding="utf-8"))
+        listed = json.loads(made.index.read_text(encoding="utf-8"))["identities"]
+        (clip,) = [hash_file(one["artefact"]) for one in listed if one["artefact"].endswith(".mp4")]
+        return clip, record["photo"]
+
+    left, right = (cut(number, photo=photo) for number, photo in enumerate(photos))
+    assert left == (cut(2, box=(0, 0, 96, 96))[0], "first.png") and right == (
+        cut(3, box=(96, 0, 192, 96))[0], "second.png",
+    )  # fmt: skip
+    assert left != right
+
+
+def test_another_photo_is_another_dataset_and_the_same_one_under_another_name_is_not(
+    world, work, pair, photos, face_recipe, tmp_path  # noqa: F811
+):  # fmt: skip
+    def make(photo, out):
+        spec = dataclasses.replace(two(pair, None)[0], photo=photo)
+        return build(world, tmp_path / out, spec=spec, recipe=face_recipe, work=work, test_clips=None)
+
+    first = make(photos[0], "out")
+    shutil.copy(photos[0], tmp_path / "copy.png")
+    assert make(tmp_path / "copy.png", "out").hash == first.hash
+    with pytest.raises(PVChatError, match="made from other inputs"):
+        make(photos[1], "out")
+    assert make(photos[1], "other").hash != first.hash
+
+
+def test_what_was_made_of_a_photo_is_forgotten_with_the_person(world, pair, photos, face_recipe, tmp_path):  # noqa: F811
+    """Also in a folder of artefacts that outlives the build, where only hashes say whose they are."""
+    runs, store = tmp_path / "runs", tmp_path / "runs" / "store"
+    spec = dataclasses.replace(two(pair, None)[0], photo=photos[0])
+    build(world, runs / "nz", spec=spec, recipe=face_recipe, work=store, test_clips=None, only="identities")
+    sidecars = [json.loads(path.read_text(encoding="utf-8")) for path in store.rglob("*.done.json")]
+    assert sum(record["backend"].startswith("photo/") for record in sidecars) == 1
+    result = remove_subject(runs, "Nz")
+    assert result["scan"]["left"] == [] and not list(runs.rglob("*.npy"))
+
+
+def test_a_photo_that_cannot_be_used_is_refused_before_anything_is_written(
+    world, pair, photos, face_recipe, tmp_path  # noqa: F811
+):  # fmt: skip
+    def refused_with(message, photo=photos[0], recipe=face_recipe):
+        spec = dataclasses.replace(two(pair, None)[0], photo=photo)
+        refused(tmp_path / "out", message, lambda: build(world, tmp_path / "out", spec=spec, recipe=recipe))
+
+    (tmp_path / "text.png").write_text("not a picture")
+    refused_with("There is no photo .*gone.png", tmp_path / "gone.png")
+    refused_with("text.png cannot be read; use a png or jpeg file", tmp_path / "text.png")
+    refused_with(r"'tiny' finds nobody by the face.*--subject-box.*paper, modern", recipe=RECIPES["tiny"])
+    with pytest.raises(PVChatError, match="by a box or by a photo, not by both"):
+        dataclasses.replace(two(pair)[0], photo=photos[0])
+
+
+def test_a_photo_on_the_command_line(world, pair, photos, face_recipe, capsys, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setitem(RECIPES, "faces", face_recipe)
+    words = [pair, "--name", "Nz", "--gallery", world / "gallery", "--i-have-consent", "--out", tmp_path / "out"]
+    said = command(capsys, *words, "--recipe", "faces", "--subject-photo", photos[1], "--only", "identities")
+    listed = json.loads(Path(said["index"]).read_text(encoding="utf-8"))["identities"]
+    assert [one["item"] for one in listed].count("second.png") == 1
+    for name in ("build", "personalize"):
+        wanted = [name, *map(str, words[:-1]), str(tmp_path / name), "--recipe", "tiny", "--subject-photo"]
+        assert main([*wanted, str(photos[1])]) == 1
+        assert "--subject-box" in capsys.readouterr().err and not (tmp_path / name).exists()
+        assert main([*wanted, str(photos[1]), "--subject-box", "0,0,96,96"]) == 1
+        assert "not allowed with" in capsys.readouterr().err
 
 
 def test_boxes_and_other_people_on_the_command_line(world, pair, capsys, tmp_path):  # noqa: F811

@@ -1,7 +1,9 @@
 """Which backends a recipe may use: their licences, what is not installed, what they cost, how they are made."""
 
 import dataclasses
+import re
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -92,6 +94,30 @@ def test_the_catalogue_says_the_licences_that_the_backends_say(module):
         assert set(getattr(backends, cls).licences) == set(entries[name].licences), name
 
 
+TABLE = Path(__file__).parents[1] / "docs" / "backends.md"
+
+
+def rows_of(name):
+    """The rows of the table in the docs that speak of a backend."""
+    rows = [line for line in TABLE.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    return [row for row in rows if f"`{name}`" in row.split("|")[2]]
+
+
+@pytest.mark.parametrize(("role", "name"), [(role, name) for role, names in CATALOGUE.items() for name in names])
+def test_one_table_has_every_backend_with_its_ids_licences_and_memory(role, name):
+    found = entry(role, name)
+    (row,) = [row for row in rows_of(name) if len(row.split("|")) == 9]
+    _, _, _, ids, licence, memory, time, extra, _ = (cell.strip() for cell in row.split("|"))
+    for one in re.findall(r"[\w-]+/[\w.-]+", found.weights):
+        assert one in ids
+    words = {"CogVideoX": "CogVideoX", "InsightFace-NC": "non-commercial", "VGGFace2-research": "VGGFace2"}
+    for tag in found.licences:
+        assert words.get(tag, "yours" if tag == "user" else tag) in licence or "that of the embedder" in licence
+    if found.memory_gb is not None:
+        assert re.search(rf"\b{found.memory_gb:g}\b", memory)
+    assert memory and time and extra
+
+
 def test_what_the_quality_filter_of_the_paper_needs_is_said_with_the_way_to_give_it():
     backends = Backends(RECIPES["paper"])
     backends._made["detector"] = HalvesDetector()
@@ -129,6 +155,15 @@ def test_options_of_a_recipe_reach_the_backend_and_unknown_ones_are_refused():
     recipe = Recipe.from_json({"base": "light", "name": "mine", "options": {"scene": {"colour": "red"}}})
     with pytest.raises(PVChatError, match="colour"):
         _ = Backends(recipe).scene
+
+
+def test_what_a_role_needs_and_lacks_is_one_line():
+    light = RECIPES["light"]
+    with pytest.raises(PVChatError, match="url: https://.*model: gpt-4o") as error:
+        Backends(dataclasses.replace(light, backends=light.backends | {"refiner": "openai"})).make_all()
+    assert "\n" not in str(error.value)
+    with pytest.raises(PVChatError, match="asked of the recipe's writer"):
+        Backends(dataclasses.replace(light, backends=light.backends | {"attributes": "vlm"})).make_all()
 
 
 def test_a_finished_writer_takes_the_place_of_the_recipe_s():

@@ -39,7 +39,7 @@ def test_every_command_takes_json():
     words = {"demo": [], "personalize": ["a.mp4", "--name", "A"], "build": ["a.mp4", "--name", "A"]}
     words |= {"train": ["d"], "evaluate": ["r"], "chat": ["r", "v"]}
     words |= {"subjects": ["list"], "score": ["a"], "ablate": ["data"], "serve": ["r"], "convert": ["c", "o"]}
-    words |= {"export-lmms-eval": ["d", "o"]}
+    words |= {"export-lmms-eval": ["d", "o"], "personalize-many": ["s.yaml"]}
     words |= {name: ["d", "--repo", "a/b"] for name in ("push", "push-model", "push-dataset")}
     for name in NAMES:
         assert parser.parse_args([name, *words[name], "--json"]).json

@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import save_file
 
 from pvchat import convert
 from pvchat.checkpoint_files import Checkpoint
 from pvchat.convert import convert_checkpoint, guess_tiles
 from pvchat.errors import PVChatError
+from pvchat.hub import refuse_private
+from pvchat.model_card import base_card
 from pvchat.modeling_pvchat import (
     PVChatConfig,
     PVChatForConditionalGeneration,
@@ -31,6 +34,7 @@ from pvchat.modeling_pvchat.convert_pvchat import (
     split_lora,
     to_reference_names,
 )
+from pvchat.push import push_model
 from tests.authors import add_lora, authors_name, authors_state_dict, modern_peft
 from tests.tiny import randomised, tiny_clip, tiny_config, tiny_model, tiny_tokenizer
 
@@ -399,6 +403,35 @@ def test_a_converted_folder_answers(theirs, tokenizer, tmp_path):
     assert model.generate(**batch, max_new_tokens=2).shape[1] > batch["input_ids"].shape[1]
 
 
+def test_a_converted_folder_names_the_licences_of_what_was_converted(theirs, tokenizer, tmp_path):
+    source, ours = write_theirs(tmp_path / "theirs", theirs), tmp_path / "ours"
+    report = convert_checkpoint(source, ours, tokenizer=tokenizer)
+    card = ModelCard.load(ours / "README.md")
+    assert (card.data.license, card.data.license_name) == ("other", "mit-and-apache-2.0")
+    assert card.data.base_model is None and "from `theirs`" in card.text and "# ours\n" in card.text
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in card.text.splitlines() if "|" in line]
+    licences = {row[1]: row[2] for row in rows if len(row) == 3}
+    assert licences["InternVideo2-Chat-8B"] == "MIT" and licences["Mistral-7B-Instruct-v0.3"] == "Apache-2.0"
+    assert f"{report['merged']} pairs of LoRA factors" in card.text and "perhaps on a real person" in card.text
+    assert all(f"`{name}`: {how}" in card.text for name, how in report["made"].items())
+    assert all(name in card.text for name in report["dropped"])
+    refuse_private(ours)
+    assert "README.md" in {file["path"] for file in push_model(ours, "ada/base", dry_run=True)["files"]}
+    convert_checkpoint(ours, tmp_path / "back", to="authors")
+    assert not (tmp_path / "back" / "README.md").exists()
+
+
+def test_the_card_of_a_converted_folder_is_made_anew_with_its_own_part_kept_once(theirs, tokenizer, tmp_path):
+    plain = {name: tensor for name, tensor in theirs.items() if ".lora_" not in name and "router_alpha" not in name}
+    convert_checkpoint(write_theirs(tmp_path / "theirs", plain), tmp_path / "ours", tokenizer=tokenizer)
+    first = (tmp_path / "ours" / "README.md").read_text(encoding="utf-8")
+    assert "0 pairs of LoRA" in first and "perhaps on a real person" not in first
+    assert str(base_card(tmp_path / "ours")) == first
+    pushed = base_card(tmp_path / "ours", repo="ada/base", licence="mit")
+    assert pushed.data.license == "mit" and pushed.data.license_name is None
+    assert str(pushed).count("## About") == str(pushed).count("## How to use") == 1
+
+
 def test_there_and_back_changes_no_value(theirs, tokenizer, tmp_path):
     plain = {name: tensor for name, tensor in theirs.items() if ".lora_" not in name}
     source = write_theirs(tmp_path / "theirs", plain)
@@ -555,6 +588,19 @@ def refused(source, out, message: str, **options):
     assert not out.exists() and not list(out.parent.glob(f".{out.name}*"))
 
 
+def test_a_reason_without_words_is_named_by_its_kind(theirs, tmp_path, monkeypatch):
+    def fail(*words, **options):
+        raise OSError
+
+    source, out = write_theirs(tmp_path / "theirs", theirs), tmp_path / "out"
+    monkeypatch.setattr("transformers.PreTrainedTokenizerFast.from_pretrained", fail)
+    refused(source, out, r"There is no tokenizer in theirs \(OSError\)", tokenizer="theirs")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    refused("ada/theirs", out, r"could not be fetched from the Hub \(OSError\)")
+    monkeypatch.setattr("torch.load", fail)
+    refused(source, out, r"pytorch_model.bin cannot be read \(OSError\)")
+
+
 def test_sources_that_cannot_be_read_are_refused_in_one_line(theirs, tokenizer, tmp_path):
     out = tmp_path / "out"
     refused(tmp_path / "no such", out, "There is no")
@@ -663,6 +709,9 @@ def test_a_hub_name_is_taken_from_the_cache(theirs, tokenizer, tmp_path, monkeyp
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     report = convert_checkpoint("ada/theirs", tmp_path / "ours", tokenizer=tokenizer, dry_run=True)
     assert report["source"] == "ada/theirs" and report["tensors"] > 100
+    convert_checkpoint("ada/theirs", tmp_path / "ours", tokenizer=tokenizer)
+    card = ModelCard.load(tmp_path / "ours" / "README.md")
+    assert card.data.base_model == ["ada/theirs"] and "(https://huggingface.co/ada/theirs)" in card.text
     refused("ada/nothing", tmp_path / "out", "could not be fetched from the Hub")
 
 

@@ -2,7 +2,6 @@
 
 import importlib
 import importlib.util
-import json
 import os
 import zipfile
 
@@ -28,7 +27,7 @@ from pvchat.dataset_builder.backends.faces.yunet import YuNet
 from pvchat.dataset_builder.engine import Rejected
 from pvchat.dataset_builder.protocols import Face, FaceDetector, FaceEmbedder, Person, QualityFilter
 from pvchat.errors import MissingBackendError, PVChatError
-from tests.golden_faces import GOLDEN, Golden, needs_golden
+from tests.golden_faces import Golden, golden_cases, golden_listings, read_listing
 
 WHEEL = os.environ.get("PVCHAT_FACENET_WHEEL")
 needs_wheel = pytest.mark.skipif(not WHEEL, reason="PVCHAT_FACENET_WHEEL does not name a facenet-pytorch 2.6.0 wheel")
@@ -134,10 +133,10 @@ def test_what_lies_outside_the_frame_is_black():
 # Networks
 
 
-@needs_golden
+@golden_cases("mtcnn")
 @pytest.mark.parametrize("net, case", [(PNet, "pnet"), (RNet, "rnet"), (ONet, "onet")])
-def test_the_nets_of_mtcnn_equal_the_golden_vectors(net, case):
-    golden = Golden("mtcnn")
+def test_the_nets_of_mtcnn_equal_the_golden_vectors(golden, net, case):
+    golden = Golden(golden)
     net = net().eval()
     net.load_state_dict(golden.weights(f"{case}_recipe"))
     with torch.no_grad():
@@ -155,22 +154,22 @@ def mtcnn(tmp_path_factory):
     return MTCNN(folder / "facenet_pytorch" / "data")
 
 
-@needs_golden
+@golden_cases("mtcnn")
 @needs_wheel
 @pytest.mark.parametrize("case", ["pnet", "rnet", "onet"])
-def test_the_published_nets_of_mtcnn_equal_the_golden_vectors(mtcnn, case):
-    golden = Golden("mtcnn")
+def test_the_published_nets_of_mtcnn_equal_the_golden_vectors(golden, mtcnn, case):
+    golden = Golden(golden)
     with torch.no_grad():
         out = getattr(mtcnn, f"_{case}").cpu()(normalise(golden.tensors[f"input.{case}"].permute(0, 3, 1, 2).float()))
     for name, ours in zip(["box", "points", "prob"] if len(out) == 3 else ["box", "prob"], out, strict=True):
         assert_near(golden, f"{case}.{name}", ours)
 
 
-@needs_golden
+@golden_cases("mtcnn")
 @needs_wheel
 @pytest.mark.parametrize("picture", ["astronaut", "two_faces", "no_face"])
-def test_mtcnn_finds_what_the_golden_vectors_say(mtcnn, astronaut, picture):
-    golden = Golden("mtcnn")
+def test_mtcnn_finds_what_the_golden_vectors_say(golden, mtcnn, astronaut, picture):
+    golden = Golden(golden)
     image = astronaut if picture == "astronaut" else golden.tensors[f"input.{picture}"].numpy()
     faces = mtcnn.detect(image[None])[0]
     assert len(faces) == golden.meta["detect"][picture]["faces"]
@@ -202,20 +201,18 @@ def test_mtcnn_of_random_weights_survives_small_and_empty_pictures(tmp_path):
         assert len(detector.detect(np.zeros((1, height, width, 3), np.uint8))) == 1
 
 
-@needs_golden
-def test_the_names_and_shapes_of_facenet_are_the_published_ones():
-    listing = json.loads((GOLDEN / "state_dicts" / "facenet_inception_resnet_v1.json").read_text())
+@golden_listings("facenet_inception_resnet_v1")
+def test_the_names_and_shapes_of_facenet_are_the_published_ones(golden):
     with torch.device("meta"):
         state = InceptionResnetV1(num_classes=8631).state_dict()
-    assert {name: list(t.shape) for name, t in state.items()} == {
-        name: shape for name, shape, *_ in listing["tensors"]
-    }
+    listing = read_listing(f"state_dicts/{golden}.json")
+    assert {name: list(t.shape) for name, t in state.items()} == {name: shape for name, shape, *_ in listing}
 
 
-@needs_golden
+@golden_cases("facenet")
 @pytest.mark.slow
-def test_facenet_equals_the_golden_vectors():
-    golden = Golden("facenet")
+def test_facenet_equals_the_golden_vectors(golden):
+    golden = Golden(golden)
     net = InceptionResnetV1(num_classes=8631).eval()
     net.load_state_dict(golden.weights("net"))
     crops = golden.tensors["input.image_u8"].numpy()
@@ -512,9 +509,9 @@ def test_face_hog_tells_100_people_apart_and_knows_one_in_other_light():
 # Quality
 
 
-@needs_golden
-def test_quality_equals_the_golden_scores_and_decisions():
-    golden = Golden("face_quality")
+@golden_cases("face_quality")
+def test_quality_equals_the_golden_scores_and_decisions(golden):
+    golden = Golden(golden)
     kind = {"the eyes are not open": "eyes", "the face is turned away": "frontal"}
     found, decisions = {name: [] for name in ("left_ear", "right_ear", "frontal", "visibility", "score")}, []
     for i, landmarks in enumerate(golden.tensors["input.landmarks"].numpy()):

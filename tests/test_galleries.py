@@ -226,7 +226,8 @@ def tiny_clip_encoder(seed: int = 0) -> ClipEncoder:
         projection_dim=8,
     )  # fmt: skip
     processor = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    return ClipEncoder(CLIPModel(config), processor, f"tiny-{seed}")
+    model = CLIPModel(config)
+    return ClipEncoder(lambda: (model, processor), f"tiny-{seed}")
 
 
 class CountingEncoder:
@@ -246,8 +247,11 @@ def encoder():
 
 
 @pytest.fixture
-def subject(folder) -> Person:
-    return Person(np.asarray(Image.open(folder / "subject.png").convert("RGB"))[None], 1.0)
+def query(folder, encoder) -> np.ndarray:
+    """The embedding of a picture of the subject."""
+    (vector,) = encoder.encode([np.asarray(Image.open(folder / "subject.png").convert("RGB"))])
+    encoder.pictures = 0
+    return vector
 
 
 def test_clip_embeddings_have_length_one_and_equal_the_models_own_features(folder):
@@ -257,22 +261,22 @@ def test_clip_embeddings_have_length_one_and_equal_the_models_own_features(folde
     found = encoder.encode([picture, tall])
     assert found.shape == (2, 8) and found.dtype == np.float32
     assert np.linalg.norm(found, axis=1) == pytest.approx([1, 1], abs=1e-5)
-    pixels = encoder.processor(images=[picture], return_tensors="pt")["pixel_values"]
+    model, processor = encoder._load()
+    pixels = processor(images=[picture], return_tensors="pt")["pixel_values"]
     with torch.no_grad():
-        vision = encoder.model.vision_model(pixel_values=pixels).pooler_output
-        expected = encoder.model.visual_projection(vision)[0].numpy()
+        vision = model.vision_model(pixel_values=pixels).pooler_output
+        expected = model.visual_projection(vision)[0].numpy()
     assert found[0] == pytest.approx(expected / np.linalg.norm(expected), abs=1e-5)
 
 
-def test_clip_topk_ranks_by_clip_and_never_offers_the_subject(folder, tmp_path, encoder, subject):
-    gallery = ClipTopK(folder, tmp_path / "index", encoder, subject, PixelEmbedder(), read_face)
+def test_clip_topk_ranks_by_clip_and_never_offers_the_subject(folder, tmp_path, encoder, query):
+    gallery = ClipTopK(folder, tmp_path / "index", encoder, query, PixelEmbedder(), read_face)
     assert isinstance(gallery, FaceGallery)
     matches = gallery.search(SUBJECT, 10)
     assert set(names(matches)) == {"near", "unlike", "alike"} or set(names(matches)) == {
         "near", "unlike", "alike_again",
     }  # fmt: skip
     assert [m.similarity for m in matches] == sorted((m.similarity for m in matches), reverse=True)
-    query = encoder.encode([subject.frames[0]])[0]
     for match in matches:
         picture = np.asarray(Image.open(match.path).convert("RGB"))
         assert match.similarity == pytest.approx(float(encoder.encode([picture])[0] @ query), abs=1e-5)
@@ -283,8 +287,8 @@ def test_clip_topk_looks_further_down_the_ranking_when_the_top_is_the_subject(tm
     for number in range(70):  # more than are screened at first
         save_face(tmp_path / "g" / f"copy{number:02d}.png", SUBJECT, number)
     save_face(tmp_path / "g" / "other.png", direction(0.1, 7), 255)
-    still = Person(np.asarray(Image.open(tmp_path / "g" / "copy00.png").convert("RGB"))[None], 1.0)
-    gallery = ClipTopK(tmp_path / "g", tmp_path / "index", encoder, still, PixelEmbedder(), read_face)
+    (query,) = encoder.encode([np.asarray(Image.open(tmp_path / "g" / "copy00.png").convert("RGB"))])
+    gallery = ClipTopK(tmp_path / "g", tmp_path / "index", encoder, query, PixelEmbedder(), read_face)
     assert names(gallery.search(SUBJECT, 1)) == ["other"]
 
 
@@ -354,8 +358,8 @@ def test_clip_loads_from_a_folder_with_an_id_that_follows_the_weights(tmp_path):
     ids = []
     for seed in (0, 1):
         made = tiny_clip_encoder(seed)
-        made.model.save_pretrained(tmp_path)
-        made.processor.save_pretrained(tmp_path)
+        for part in made._load():
+            part.save_pretrained(tmp_path)
         loaded = ClipEncoder.from_pretrained(str(tmp_path))
         picture = np.full((40, 40, 3), 90, np.uint8)
         assert np.allclose(loaded.encode([picture]), made.encode([picture]), atol=1e-5)
@@ -405,7 +409,7 @@ def test_a_table_of_addresses_is_refused_without_downloading(tmp_path):
         open_source(tmp_path / "gone.csv", tmp_path)
 
 
-def test_datasets_gallery_gives_the_same_people_as_the_folder_it_was_made_from(folder, tmp_path, encoder, subject):
+def test_datasets_gallery_gives_the_same_people_as_the_folder_it_was_made_from(folder, tmp_path, encoder, query):
     datasets = pytest.importorskip("datasets")
     files = sorted(str(p) for p in folder.glob("*.png"))
     made = datasets.Dataset.from_dict({"face": files, "identity": [Path(f).stem for f in files]})
@@ -418,10 +422,10 @@ def test_datasets_gallery_gives_the_same_people_as_the_folder_it_was_made_from(f
         found = FaceTopK(source, PixelEmbedder(), read_face, unpacked).search(SUBJECT, 5)
         assert [(m.sha256, m.similarity) for m in found] == [(m.sha256, m.similarity) for m in by_folder]
         assert all(m.path.parent == unpacked and m.path.stem == m.sha256 == hash_file(m.path) for m in found)
-    clip = ClipTopK(tmp_path / "saved", tmp_path / "index", encoder, subject, PixelEmbedder(), read_face)
+    clip = ClipTopK(tmp_path / "saved", tmp_path / "index", encoder, query, PixelEmbedder(), read_face)
     encoded = encoder.pictures
-    again = ClipTopK(tmp_path / "saved", tmp_path / "index", encoder, subject, PixelEmbedder(), read_face)
-    assert encoder.pictures == encoded + 1  # the subject's still
+    again = ClipTopK(tmp_path / "saved", tmp_path / "index", encoder, query, PixelEmbedder(), read_face)
+    assert encoder.pictures == encoded > 0
     assert [m.sha256 for m in clip.search(SUBJECT, 3)] == [m.sha256 for m in again.search(SUBJECT, 3)]
 
 

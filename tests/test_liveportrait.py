@@ -47,7 +47,7 @@ from pvchat.dataset_builder.protocols import Face, Person, PortraitAnimator
 from pvchat.dataset_builder.recipe import DRIVERS
 from pvchat.dataset_builder.video_io import write_video
 from pvchat.errors import MissingBackendError, PVChatError
-from tests.golden_faces import Golden, needs_golden, read_listing, stored_part
+from tests.golden_faces import Golden, golden_cases, golden_listings, read_listing, stored_part
 
 needs_full = pytest.mark.skipif(not os.environ.get("PVCHAT_FULL"), reason="2 GB and a minute; set PVCHAT_FULL=1")
 CPU = torch.device("cpu")
@@ -106,10 +106,10 @@ def hooks(golden, module, root=""):
 # -- the networks -----------------------------------------------------------------------------------------------------
 
 
-@needs_golden
+@golden_cases("lp_small")
 @torch.no_grad()
-def test_the_networks_at_a_reduced_size_compute_what_the_original_computed():
-    golden = LivePortraitCase("lp_small")
+def test_the_networks_at_a_reduced_size_compute_what_the_original_computed(golden):
+    golden = LivePortraitCase(golden)
     sizes = golden.meta["config"]
     warping = {k: v for k, v in sizes["warping_module"].items() if k != "estimate_occlusion_map"}
     motion = {k: v for k, v in sizes["motion_extractor"].items() if k != "in_chans"}
@@ -126,11 +126,11 @@ def test_the_networks_at_a_reduced_size_compute_what_the_original_computed():
         golden.check(f"motion.{name}", value)
 
 
-@needs_golden
+@golden_cases("lp_appearance")
 @pytest.mark.slow
 @torch.no_grad()
-def test_the_appearance_feature_extractor_computes_what_the_original_computed():
-    golden = LivePortraitCase("lp_appearance")
+def test_the_appearance_feature_extractor_computes_what_the_original_computed(golden):
+    golden = LivePortraitCase(golden)
     net = golden.fill("net", AppearanceFeatureExtractor())
     hooks(golden, net)
     features = net(golden.image("image_u8"))
@@ -138,11 +138,11 @@ def test_the_appearance_feature_extractor_computes_what_the_original_computed():
     golden.check("feature_3d_corner", features[:, :, :, :4, -4:])
 
 
-@needs_golden
+@golden_cases("lp_motion")
 @pytest.mark.slow
 @torch.no_grad()
-def test_the_motion_extractor_computes_what_the_original_computed():
-    golden = LivePortraitCase("lp_motion")
+def test_the_motion_extractor_computes_what_the_original_computed(golden):
+    golden = LivePortraitCase(golden)
     net = golden.fill("net", MotionExtractor())
     hooks(golden, net)
     raw = net(golden.image("image_u8"))
@@ -157,12 +157,12 @@ def test_the_motion_extractor_computes_what_the_original_computed():
     golden.check("angles_rotation", rotation_matrix(*golden.input("angles_deg").split(1, 1)))
 
 
-@needs_golden
+@golden_cases("lp_warping")
 @needs_full
 @pytest.mark.slow
 @torch.no_grad()
-def test_the_warping_network_computes_what_the_original_computed():
-    golden = LivePortraitCase("lp_warping")
+def test_the_warping_network_computes_what_the_original_computed(golden):
+    golden = LivePortraitCase(golden)
     net = golden.fill("net", WarpingNetwork())
     hooks(golden, net)
     net.dense_motion_network.hourglass.register_forward_pre_hook(
@@ -173,12 +173,12 @@ def test_the_warping_network_computes_what_the_original_computed():
         golden.check(name, warped[name])
 
 
-@needs_golden
+@golden_cases("lp_generator")
 @needs_full
 @pytest.mark.slow
 @torch.no_grad()
-def test_the_generator_computes_what_the_original_computed():
-    golden = LivePortraitCase("lp_generator")
+def test_the_generator_computes_what_the_original_computed(golden):
+    golden = LivePortraitCase(golden)
     net = golden.fill("net", SPADEDecoder())
     hooks(golden, net)
     image = net(golden.input("feature"))
@@ -188,10 +188,10 @@ def test_the_generator_computes_what_the_original_computed():
     golden.check("image_u8_crop", (image[0, :, 200:264, 300:364] * 255).to(torch.uint8).movedim(0, -1))
 
 
-@needs_golden
+@golden_cases("lp_stitching")
 @torch.no_grad()
-def test_stitching_computes_what_the_original_computed():
-    golden = LivePortraitCase("lp_stitching")
+def test_stitching_computes_what_the_original_computed(golden):
+    golden = LivePortraitCase(golden)
     for name, sizes in golden.meta["config"].items():
         net = golden.fill(name, StitchingNetwork(**sizes))
         golden.check(f"net.{name}", net(golden.input(f"net.{name}")))
@@ -205,12 +205,12 @@ def test_stitching_computes_what_the_original_computed():
 # -- motion arithmetic ------------------------------------------------------------------------------------------------
 
 
-@needs_golden
+@golden_cases("lp_keypoints")
 @torch.no_grad()
-def test_relative_motion_computes_what_the_original_computed():
+def test_relative_motion_computes_what_the_original_computed(golden):
     """The other outputs of the case belong to options that this package does not have: absolute motion, a picture as
     driver, parts of the face, retargeting of eyes and lips, normalised lips."""
-    golden = LivePortraitCase("lp_keypoints")
+    golden = LivePortraitCase(golden)
     source, kp = golden.motion("source")
     driving, driving_kp = golden.motion("driving")
     golden.check("x_s", keypoints(kp, source))
@@ -286,11 +286,11 @@ def test_a_smile_begins_at_the_mouth_and_ends_at_the_eyes():
 # -- crop and paste-back ----------------------------------------------------------------------------------------------
 
 
-@needs_golden
+@golden_cases("lp_crop")
 @pytest.mark.parametrize("count", EYES_AND_MOUTH)
 @pytest.mark.parametrize("face", [0, 1])
-def test_a_face_is_cut_out_as_the_original_does(count, face):
-    golden, case = LivePortraitCase("lp_crop"), f"lmk{count}_{face}"
+def test_a_face_is_cut_out_as_the_original_does(golden, count, face):
+    golden, case = LivePortraitCase(golden), f"lmk{count}_{face}"
     points = golden.input(case).double().numpy()
     square = face_square(points, LANDMARK_SCALE, LANDMARK_SHIFT)
     golden.check(f"{case}.center", square.center)
@@ -302,9 +302,9 @@ def test_a_face_is_cut_out_as_the_original_does(count, face):
     golden.check(f"{case}.pt_crop", (np.c_[points, np.ones(count)] @ square.to_crop().T)[:, :2])
 
 
-@needs_golden
-def test_pictures_are_cut_and_pasted_as_the_original_does():
-    golden = LivePortraitCase("lp_crop")
+@golden_cases("lp_crop")
+def test_pictures_are_cut_and_pasted_as_the_original_does(golden):
+    golden = LivePortraitCase(golden)
     frame = golden.input("image_u8").numpy()
     square = face_square(golden.input("lmk106_0").numpy(), LANDMARK_SCALE, LANDMARK_SHIFT)
     to_frame = np.linalg.inv(square.to_crop())
@@ -318,9 +318,9 @@ def test_pictures_are_cut_and_pasted_as_the_original_does():
     golden.check("pasted", paste_back(frame, rendered, to_frame, mask)[0])
 
 
-@needs_golden
-def test_a_driving_clip_is_cut_out_by_one_square_as_the_original_does():
-    golden = LivePortraitCase("lp_crop")
+@golden_cases("lp_crop")
+def test_a_driving_clip_is_cut_out_by_one_square_as_the_original_does(golden):
+    golden = LivePortraitCase(golden)
     squares = [face_square(points.numpy(), 2.2, -0.1) for points in golden.input("driving_lmk203")]
     boxes = [[*(s.center - s.size / 2), *(s.center + s.size / 2)] for s in squares]
     golden.check("driving_boxes", np.array(boxes))
@@ -400,13 +400,12 @@ def official(tmp_path):
     return tmp_path
 
 
-@needs_golden
-def test_the_names_and_shapes_are_those_of_the_official_files():
-    model, listings = LivePortrait(), {"stitching": "lp_stitching"}
-    for name in FILES:
-        listing = read_listing(f"state_dicts/{listings.get(name, f'lp_{name}')}.json")
-        ours = {key: list(value.shape) for key, value in getattr(model, name).state_dict().items()}
-        assert ours == {key: shape for key, shape, *_ in listing}, name
+@golden_listings(*(f"lp_{name}" for name in FILES))
+def test_the_names_and_shapes_are_those_of_the_official_files(golden):
+    with torch.device("meta"):
+        net = getattr(LivePortrait(), golden.removeprefix("lp_"))
+    ours = {key: list(value.shape) for key, value in net.state_dict().items()}
+    assert ours == {key: shape for key, shape, *_ in read_listing(f"state_dicts/{golden}.json")}
 
 
 @pytest.mark.parametrize("inside", ["", "liveportrait"])
@@ -575,12 +574,12 @@ def test_half_precision_stays_close_to_single_precision(still):
 # -- the whole path at the official size ------------------------------------------------------------------------------
 
 
-@needs_golden
+@golden_cases("lp_chain")
 @needs_full
 @pytest.mark.slow
 @torch.no_grad()
-def test_the_whole_path_computes_what_the_original_computed():
-    golden = LivePortraitCase("lp_chain")
+def test_the_whole_path_computes_what_the_original_computed(golden):
+    golden = LivePortraitCase(golden)
     model = LivePortrait()
     for name in FILES:
         golden.fill(name, getattr(model, name))
@@ -607,11 +606,11 @@ def test_the_whole_path_computes_what_the_original_computed():
     golden.check("mask_ori", mask[0, 0])
     warped = {}
     model.warping_module.register_forward_hook(lambda _net, _inputs, output: warped.update(output))
-    for i in range(3):
+    for i in range(len(x_d)):
         picture = model.render(features, x_s, x_d[i : i + 1])
         golden.check(f"frame{i}.occlusion_map", warped["occlusion_map"])
         golden.check(f"frame{i}.deformation", warped["deformation"])
         golden.check(f"frame{i}.image", picture)
         golden.check(f"frame{i}.image_crop", picture[:, :, 216:280, 216:280])
         golden.check(f"frame{i}.pasted", paste_back(frame, 255 * picture, to_frame, mask)[0])
-    golden.check("frame2.image_u8", (picture[0] * 255).to(torch.uint8).movedim(0, -1))
+    golden.check(f"frame{i}.image_u8", (picture[0] * 255).to(torch.uint8).movedim(0, -1))

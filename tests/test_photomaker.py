@@ -1,6 +1,5 @@
 """PhotoMaker computes what the original computed: encoders, trigger word, pictures, embeddings per denoising step."""
 
-import json
 import os
 import sys
 
@@ -26,7 +25,7 @@ from pvchat.dataset_builder.engine import Rejected
 from pvchat.dataset_builder.protocols import Person, PortraitGenerator
 from pvchat.dataset_builder.scenes import draw_scene
 from pvchat.errors import MissingBackendError, PVChatError
-from tests.golden_faces import GOLDEN, Golden, draw, needs_golden, stored_part
+from tests.golden_faces import FILES, Golden, draw, golden_cases, golden_listings, read_json, stored_part
 
 needs_full = pytest.mark.skipif(not os.environ.get("PVCHAT_FULL"), reason="up to 5 GB; set PVCHAT_FULL=1")
 ENCODERS = {"v1": PhotoMakerIDEncoder, "v2": PhotoMakerIDEncoderV2}
@@ -112,39 +111,37 @@ def check_encoder(version, name):
         case.check("updated_rows_short", encoder(pictures, prompt, short)[short])
 
 
-@needs_golden
-def test_the_v1_encoder_equals_the_original():
-    check_encoder("v1", "photomaker_v1")
+@golden_cases("photomaker_v1")
+def test_the_v1_encoder_equals_the_original(golden):
+    check_encoder("v1", golden)
 
 
-@needs_golden
+@golden_cases("photomaker_v2")
 @pytest.mark.slow
-def test_the_v2_encoder_equals_the_original():
-    check_encoder("v2", "photomaker_v2")
+def test_the_v2_encoder_equals_the_original(golden):
+    check_encoder("v2", golden)
 
 
-@needs_golden
+@golden_cases("photomaker_v1_full", "photomaker_v2_full")
 @needs_full
 @pytest.mark.slow
-@pytest.mark.parametrize("version", ["v1", "v2"])
-def test_the_encoder_at_full_size_equals_the_original(version):
-    check_encoder(version, f"photomaker_{version}_full")
+def test_the_encoder_at_full_size_equals_the_original(golden):
+    check_encoder("v1" if FILES[golden] == "photomaker_v1_full" else "v2", golden)
 
 
-@needs_golden
-@pytest.mark.parametrize("version", ["v1", "v2"])
-def test_the_names_and_shapes_are_those_of_the_published_files(version):
-    listing = json.loads((GOLDEN / "state_dicts" / f"photomaker_{version}.json").read_text(encoding="utf-8"))
+@golden_listings("photomaker_v1", "photomaker_v2")
+def test_the_names_and_shapes_are_those_of_the_published_files(golden):
+    listing = read_json(f"state_dicts/{golden}.json")
     with torch.device("meta"):
-        encoder = ENCODERS[version]()
+        encoder = ENCODERS[golden.removeprefix("photomaker_")]()
     ours = {name: list(tensor.shape) for name, tensor in encoder.state_dict().items()}
     assert ours == {name: shape for name, shape, *_ in listing["tensors"]}
     assert sum(p.numel() for p in encoder.parameters()) == listing["parameters"]
 
 
-@needs_golden
-def test_the_fuse_module_and_the_perceiver_equal_the_original():
-    case = PhotoMakerCase("photomaker_parts")
+@golden_cases("photomaker_parts")
+def test_the_fuse_module_and_the_perceiver_equal_the_original(golden):
+    case = PhotoMakerCase(golden)
     sizes = case.meta["config"]["qformer"]
     fuse = build(lambda: FuseModule(case.meta["config"]["fuse_embed_dim"]), case.weights("fuse"))
     case.check("fused", fuse(case.input("prompt_embeds"), case.input("id_embeds"), case.input("mask")))
@@ -157,24 +154,19 @@ def test_the_fuse_module_and_the_perceiver_equal_the_original():
     case.check("id_tokens", perceiver(case.input("face_embedding"), case.input("patch_tokens")))
 
 
-@needs_golden
-def test_a_result_that_is_off_by_one_percent_is_noticed():
-    case = PhotoMakerCase("photomaker_parts")
+@golden_cases("photomaker_parts")
+def test_a_result_that_is_off_by_one_percent_is_noticed(golden):
+    case = PhotoMakerCase(golden)
     fuse = build(lambda: FuseModule(case.meta["config"]["fuse_embed_dim"]), case.weights("fuse"))
     fused = fuse(case.input("prompt_embeds"), case.input("id_embeds"), case.input("mask"))
     with pytest.raises(AssertionError, match="fused"):
         case.check("fused", 1.01 * fused)
 
 
-def token_rows():
-    path = GOLDEN / "photomaker_tokens.json"
-    return json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
-
-
-@needs_golden
-def test_the_trigger_word_is_handled_exactly_as_by_the_original():
-    rows = token_rows()
-    assert len(rows) >= 80
+@golden_cases("photomaker_tokens")
+def test_the_trigger_word_is_handled_exactly_as_by_the_original(golden):
+    rows = read_json(f"{golden}.json")["rows"]
+    assert rows
     for row in rows:
         arguments = (row["input_ids_77"], row["trigger_id"], row["pad_id"], row["num_tokens"] * row["num_id_images"])
         if "error" in row:
@@ -186,10 +178,10 @@ def test_the_trigger_word_is_handled_exactly_as_by_the_original():
             assert [index for index, inside in enumerate(mask) if inside] == row["mask_true"]
 
 
-@needs_golden
-def test_the_pictures_are_prepared_as_by_the_original():
-    case = PhotoMakerCase("photomaker_preprocess")
-    for name in ("tall", "wide"):
+@golden_cases("photomaker_preprocess")
+def test_the_pictures_are_prepared_as_by_the_original(golden):
+    case = PhotoMakerCase(golden)
+    for name in case.meta["outputs"]:
         ours = prepare_pictures([case.input(name).numpy()])
         case.check(name, ours)
         stored = case.tensors[f"output.{name}"]
@@ -282,11 +274,11 @@ def load_text_weights(module, weights):
     assert missing == [] and unexpected == []
 
 
-@needs_golden
+@golden_cases("photomaker_pipeline")
 @pytest.mark.slow
 @pytest.mark.parametrize("version", ["v1", "v2"])
-def test_every_denoising_step_sees_the_embeddings_of_the_original(version):
-    case = PhotoMakerCase("photomaker_pipeline")
+def test_every_denoising_step_sees_the_embeddings_of_the_original(golden, version):
+    case = PhotoMakerCase(golden)
     config = case.meta["config"]
     pipe = tiny_sdxl({net: case.weights(net) for net in ("text_encoder", "text_encoder_2", "unet")})
     encoder = small_encoder(version, case)
@@ -329,9 +321,9 @@ def test_every_denoising_step_sees_the_embeddings_of_the_original(version):
         assert added["time_ids"].tolist() == config["time_ids"]
 
 
-@needs_golden
-def test_the_text_only_prompt_is_that_of_the_original():
-    config = PhotoMakerCase("photomaker_pipeline").meta["config"]
+@golden_cases("photomaker_pipeline")
+def test_the_text_only_prompt_is_that_of_the_original(golden):
+    config = PhotoMakerCase(golden).meta["config"]
     text = remove_trigger(config["prompt"])
     assert text == config["prompt_text_only"]
     for pad_id, ids in zip((63, 0), config["text_only_ids"], strict=True):

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import textwrap
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -239,6 +241,30 @@ def test_both_configs_load_from_a_folder_streaming_and_not(two, tmp_path):
     assert found["questions"] == {"train": 22, "test": 4} and len(found["clips"]) == 10
     assert found["same"] and found["joined"] and found["subjects"] == ["<Ada>", "<Bo>"]
     assert len(found["stream"]) == 4 and found["moving"] == [200] * 4
+
+
+@pytest.mark.slow
+def test_streaming_takes_no_more_memory_the_longer_the_table_is(drawn, tmp_path):
+    """64 MB of clips in row groups of 16, as a dataset of many people has them."""
+    path = drawn.root / "videos" / "train.parquet"
+    rows = pq.read_table(path).slice(0, 1).to_pylist() * 16
+    schema, rng = pq.read_schema(path), np.random.default_rng(0)
+    with pq.ParquetWriter(path, schema) as writer:
+        for _ in range(64):
+            clips = [row | {"video": {"bytes": rng.bytes(1 << 16), "path": "clip.mp4"}} for row in rows]
+            writer.write_table(pa.Table.from_pylist(clips, schema))
+    code = f"""
+        import json
+        from datasets import load_dataset
+        def memory():
+            with open("/proc/self/statm") as file:
+                return int(file.read().split()[1]) * 4096 / 2**20
+        stream = load_dataset({str(drawn.root)!r}, "videos", split="train", streaming=True).reshard().decode(False)
+        seen = [memory() for row in stream]
+        print(json.dumps([len(seen), max(seen[-200:]) - max(seen[:200])]))
+    """
+    count, growth = json.loads(fresh(code, offline(tmp_path / "home")))
+    assert count == 1024 and growth < 16
 
 
 def test_the_bare_name_means_a_folder_of_that_name_here(drawn, tmp_path):

@@ -19,23 +19,27 @@ from pvchat.push import push_adapter, push_model
 from pvchat.session import EMBEDDED_BASE, VideoChat
 from tests.loopback_hub import LoopbackHub, Repo
 from tests.small_datasets import RECORD
-from tests.small_runs import write_run
+from tests.small_runs import write_run, write_tiny_run
 from tests.test_remote_code import CODE
-from tests.tiny import SUBJECT, tiny_base, tiny_clip
+from tests.tiny import SUBJECT, tiny_clip
 
 ADAPTER = {"README.md", "adapter_config.json", "adapter_model.safetensors", "subject.json"}
 QUESTION = "Is <Nz> in this video?"
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return tiny_base(tmp_path_factory.mktemp("base") / "tiny-base", tile_grid=(2, 1))
+def pair(tmp_path_factory):
+    return write_tiny_run(tmp_path_factory.mktemp("pair"), seed=1)
 
 
 @pytest.fixture(scope="module")
-def run(base, tmp_path_factory):
-    model = PVChatForConditionalGeneration.from_pretrained(base)
-    return write_run(tmp_path_factory.mktemp("runs") / "Nz", base=model, seed=1)
+def base(pair):
+    return pair[0]
+
+
+@pytest.fixture(scope="module")
+def run(pair):
+    return pair[1]
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +118,14 @@ def test_what_is_no_adapter_or_no_model_or_no_name_is_one_line(run, tmp_path):
     assert "not a safetensors file" in refusal(push_adapter, damaged)
     (damaged / "adapter_model.safetensors").unlink()
     assert "has no adapter_model.safetensors" in refusal(push_adapter, damaged)
+
+
+def test_a_reason_without_words_is_named_by_its_kind(base, monkeypatch):
+    def fail(*words):
+        raise OSError
+
+    monkeypatch.setattr("pvchat.modeling_pvchat.PVChatConfig.from_pretrained", fail)
+    assert "not a PVChat model (OSError)" in refusal(push_model, base, licence="mit")
 
 
 def test_a_base_without_a_known_licence_is_refused(base):
@@ -247,6 +259,82 @@ def test_all_that_was_pushed_comes_back_and_answers_the_same(hub, base, run, tmp
         assert torch.equal(out["base"], alone) and not torch.equal(out["base"], out["adapter"])
     torch.set_num_threads(threads)
     assert len(out["rows"]) == 8 and SUBJECT == chat.subject
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # processes that import everything anew
+def test_the_round_trip_finds_no_difference(capsys):
+    """Auto classes and pipeline at a commit, `push_to_hub` of remote code, datasets, PEFT, `pvchat chat USER/NAME`."""
+    from tests import hub_round_trip
+
+    assert hub_round_trip.main(["--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert hub_round_trip.differences(result) == [0.0] * 6
+    assert result["dataset"] == {"qa train": 12, "videos train": 3} and all(result["pushed"].values())
+
+
+@pytest.fixture
+def pushed(hub, run):
+    """An adapter that is on the Hub, and a base."""
+    assert hub.pvchat("push", run, "--repo", "ada/nz")[0] == 0
+    hub.models["ada/base"] = Repo(private=True, files={"config.json": b"{}"})
+    return "ada/nz"
+
+
+def test_chat_takes_an_adapter_of_the_hub(hub, pushed, base, run, tmp_path):
+    write_video(tmp_path / "clip.mp4", tiny_clip(True, 1), 8.0)
+    words = (tmp_path / "clip.mp4", QUESTION, "--base", base)
+    code, result, said = hub.pvchat("chat", pushed, *words)
+    assert code == 0 and result["answer"] == hub.pvchat("chat", run, *words)[1]["answer"] and said == ""
+
+
+def test_serve_takes_adapters_of_the_hub_and_the_base_they_name(hub, base, run, tmp_path, monkeypatch):
+    pytest.importorskip("fastapi")
+    served = []
+    monkeypatch.setattr("pvchat.serve.app.create_app", lambda engine, *rest: served.append(engine))
+    monkeypatch.setattr("uvicorn.run", lambda *rest, **options: None)
+    hub.pvchat("push-model", base, "--repo", "ada/tiny", "--licence", "mit")
+    hub.pvchat("push", run, "--repo", "ada/nz", "--base", "ada/tiny")
+    for options, name in (([], "ada/tiny"), (["--base", base], "tiny-base")):
+        code, _, said = hub.pvchat("serve", "ada/nz", "--allow-dir", tmp_path, *options)
+        assert code == 0 and served[-1].models == ["Nz", name], said
+
+
+def test_evaluate_takes_adapters_of_the_hub_and_writes_nothing_beside_them(hub, pushed, run, tmp_path, monkeypatch):
+    asked = {}
+
+    def evaluated(adapter, **options):
+        asked.update(options, files={path.name for path in adapter.iterdir()})
+        return {"run": str(adapter.parent), "scores": {}, "report": str(options["out"] / "index.html")}
+
+    monkeypatch.setattr("pvchat.runs.evaluate_adapter", evaluated)
+    code, result, _ = hub.pvchat("evaluate", pushed, "--data", tmp_path / "data", "--wrong", pushed, "--wrong", run)
+    assert code == 0 and result["run"] == str(tmp_path / "report-nz") and asked["out"] == tmp_path / "report-nz"
+    assert asked["files"] == ADAPTER - {"README.md"} and asked["wrong_adapters"] == [run / "adapter"]
+    code, _, said = hub.pvchat("evaluate", pushed)
+    assert code == 1 and said.count("\n") == 1 and "say with --data" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("chat", "ada/nobody", "clip.mp4"), "ada/nobody is no folder, and cannot be fetched"),
+        (("chat", "ada/base", "clip.mp4"), "ada/base on the Hub is not a subject's adapter: it has no subject.json"),
+        (("serve", "ada/base", "--allow-dir", "."), "ada/base on the Hub is not a subject's adapter"),
+        (("evaluate", "ada/nobody", "--data", "."), "ada/nobody is no folder"),
+        (("push", "ada/nz", "--repo", "bo/nz"), "ada/nz is neither a run nor an adapter"),  # it is there already
+    ],
+)
+def test_what_is_no_adapter_of_the_hub_is_one_line(hub, pushed, words, message):
+    code, _, said = hub.pvchat(*words)
+    assert code == 1 and said.count("\n") == 1 and message in said
+
+
+def test_an_adapter_that_was_fetched_once_is_there_without_a_network(hub, pushed, base, tmp_path):
+    write_video(tmp_path / "clip.mp4", tiny_clip(True, 1), 8.0)
+    words = ("chat", pushed, tmp_path / "clip.mp4", QUESTION, "--base", base)
+    answers = [hub.pvchat(*words, offline=offline)[1] for offline in (False, True)]
+    assert answers[0] and answers[0] == answers[1]
 
 
 def test_an_interrupted_push_goes_on_where_it_stopped(hub, run):

@@ -23,7 +23,7 @@ from pvchat.modeling_pvchat import (
     PVChatProcessor,
     PVChatVideoProcessor,
 )
-from tests.tiny import SUBJECT, tiny_base, tiny_clip, tiny_config, tiny_videos
+from tests.tiny import tiny_base, tiny_clip, tiny_config
 
 SOURCE = Path(modeling_pvchat.__file__).parent
 CODE = {
@@ -270,22 +270,11 @@ def test_the_example_of_fresh_processes_finds_no_difference(tmp_path, capsys):
     """A run folder with a dataset of real clips and an adapter that has moved."""
     pytest.importorskip("peft")
     from examples import fresh_process
-    from pvchat.dataset_builder import ConsentRecord, assemble_dataset
-    from pvchat.dataset_builder.consent import consent_id
-    from pvchat.trainers.adapter import AdapterSettings, build_subject_model, save_subject_adapter, subject_record
+    from tests.small_runs import write_real_run
 
-    base = tiny_base(tmp_path / "base")
-    record = ConsentRecord.for_fiction()
-    manifest = {"consent_id": consent_id(record), "fictional": True, "backends": {}, "dropped": [], "seed": 0}
-    assemble_dataset(SUBJECT, tiny_videos(tmp_path / "drawn", 1, 1), tmp_path / "run" / "dataset", manifest)
-    model = build_subject_model(PVChatForConditionalGeneration.from_pretrained(base), AdapterSettings(rank=2))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.05)
-    save_subject_adapter(model, tmp_path / "run" / "adapter", subject_record(model, SUBJECT, "light", "0", ["1"], 0))
-    assert fresh_process.main([str(tmp_path / "run"), "--base", str(base), "--json"]) == 0
+    base, run = write_real_run(tmp_path)
+    assert fresh_process.main([str(run), "--base", str(base), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["model"]["reply"] == result["re-saved"]["reply"]
-    assert result["dataset"] == {"qa train": 8, "videos train": 2}
+    assert result["dataset"] == {"qa train": 12, "videos train": 3}
     assert 0 < result["adapter"]["megabytes"] < 1

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
-from pvchat.errors import PVChatError
+from pvchat.errors import MissingBackendError, PVChatError
 from pvchat.session import Conversation, VideoChat, VLMWriter
 from tests.tiny import SUBJECT, tiny_base, tiny_clip, tiny_model, tiny_processor
 
@@ -165,6 +167,26 @@ def test_a_missing_base_is_refused_in_one_line(tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_a_base_in_four_bits_names_the_package_that_it_needs(tmp_path, monkeypatch):
+    folder = tiny_base(tmp_path / "base")
+    config = json.loads((folder / "config.json").read_text())
+    quantised = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": quantised}))
+    monkeypatch.setattr("transformers.quantizers.quantizer_bnb_4bit.is_bitsandbytes_available", lambda *_: False)
+    with pytest.raises(MissingBackendError, match=r"bitsandbytes.*pip install 'pvchat\[quant\]'") as error:
+        VideoChat.from_pretrained(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_a_reason_without_words_is_named_by_its_kind(tmp_path, monkeypatch):
+    def fail(*words, **options):
+        raise OSError
+
+    monkeypatch.setattr("pvchat.session.PVChatProcessor.from_pretrained", fail)
+    with pytest.raises(PVChatError, match=r"No PVChat model could be loaded from .* \(OSError\)"):
+        VideoChat.from_pretrained(tmp_path)
+
+
 def test_a_base_that_knows_nobody_names_nobody(chat, clips):
     """Whatever it would like to say: here `<sks>` has by far the highest score at every step."""
     bias = torch.zeros(chat.model.config.text_config.vocab_size)
@@ -178,11 +200,18 @@ def test_a_base_that_knows_nobody_names_nobody(chat, clips):
         hook.remove()
 
 
-def test_the_writer_answers_as_the_base_and_refuses_a_subject(chat, clips):
-    base = VideoChat(chat.model, chat.processor)
-    writer = VLMWriter(base)
+def test_the_writer_answers_as_the_base_and_loads_it_at_the_first_clip(chat, clips, tmp_path, monkeypatch):
+    chat.model.save_pretrained(tmp_path / "base")
+    chat.processor.save_pretrained(tmp_path / "base")
+    loaded = []
+    load = VideoChat.from_pretrained
+    monkeypatch.setattr(VideoChat, "from_pretrained", lambda base: loaded.append(base) or load(base))
+    writer = VLMWriter(tmp_path / "base")
+    assert writer.id.startswith("vlm@2:base@") and not loaded
     questions = ["What is the person doing?", "Where is the person?"]
-    assert writer.write(clips[0], questions) == base.ask_many([clips[0]], [questions])[0]
-    assert writer.id.startswith("vlm@2:")
-    with pytest.raises(PVChatError, match="knows <Nz>"):
-        VLMWriter(chat)
+    base = VideoChat(chat.model, chat.processor)
+    for clip in clips[:2]:
+        assert writer.write(clip, questions) == base.ask_many([clip], [questions])[0]
+    assert loaded == [tmp_path / "base"]
+    with pytest.raises(PVChatError, match="No PVChat model could be loaded from .*nowhere"):
+        VLMWriter(tmp_path / "nowhere")

@@ -129,12 +129,30 @@ def test_writer_loads_from_a_folder_and_says_what_is_missing(tmp_path, clips):
     processor.save_pretrained(tmp_path / "model")
     loaded = ChatWriter.from_pretrained(str(tmp_path / "model"), licence="MIT")
     loaded.max_new_tokens = TOKENS
-    made = ChatWriter(model, processor, "x", max_new_tokens=TOKENS)
+    made = ChatWriter(lambda: (model, processor), "x", max_new_tokens=TOKENS)
     if not torch.cuda.is_available():  # there the loaded model is bfloat16
         assert loaded.write(clips[0], QUESTIONS) == made.write(clips[0], QUESTIONS)
     assert loaded.id.startswith("chat@1:model@") and loaded.licences == ("MIT",)
     with pytest.raises(MissingBackendError, match="licence: Apache-2.0") as error:
         ChatWriter.from_pretrained(str(tmp_path / "nothing"))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("load", [ChatWriter.from_pretrained, InternVideo2Writer.from_pretrained])
+def test_the_id_of_a_writer_follows_its_files_and_loads_none_of_the_weights(tmp_path, clips, load):
+    """Whatever lies there as weights is read when the first clip comes, and not before."""
+    (tmp_path / "config.json").write_text('{"model_type": "unheard-of"}')
+    (tmp_path / "model.safetensors").write_bytes(b"no weights")
+    ids = [load(str(tmp_path)).id]
+    (tmp_path / "model.safetensors").write_bytes(b"no weights, either")
+    ids.append(load(str(tmp_path)).id)
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    ids.append(load(str(tmp_path)).id)
+    (tmp_path / "README.md").write_text("says nothing to a model")
+    writer = load(str(tmp_path))
+    assert len(set(ids)) == 3 and writer.id == ids[-1] and f":{tmp_path.name}@" in writer.id
+    with pytest.raises(MissingBackendError, match="cannot be loaded") as error:
+        writer.write(clips[0], QUESTIONS)
     assert "\n" not in str(error.value)
 
 

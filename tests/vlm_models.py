@@ -162,4 +162,4 @@ def make_writer(kind: str) -> ChatWriter:
         model, processor = tiny_llava()
     else:
         model, processor = {"qwen3_vl": tiny_qwen3_vl, "qwen3_5": tiny_qwen3_5}[kind](), qwen_processor()
-    return ChatWriter(model, processor, f"tiny-{kind}@0", max_new_tokens=TOKENS)
+    return ChatWriter(lambda: (model, processor), f"tiny-{kind}@0", max_new_tokens=TOKENS)

@@ -16,6 +16,7 @@ from trl import SFTTrainer
 from ..errors import PVChatError
 from .collator import IGNORED, GroupedCollator, existence_weights
 from .config import PVChatTrainingConfig
+from .distributed import FullBatches, blank_row, of_all_processes
 from .features import FeatureCache
 from .freezing import apply_freeze_table, trained_counts
 from .sparsity import SparsityController, SparsityTerms
@@ -41,7 +42,8 @@ class PVChatSFTTrainer(SFTTrainer):
         eval_rows: rows to evaluate on, if any.
 
     Raises:
-        PVChatError: the language model uses an attention that cannot take a block mask.
+        PVChatError: the language model uses an attention that cannot take a block mask, or several processes train
+            ungrouped.
     """
 
     stage: int
@@ -75,6 +77,8 @@ class PVChatSFTTrainer(SFTTrainer):
                 f"Training needs sdpa or eager attention in the language model (questions of a row must not see each "
                 f"other), got {self._attention!r}; load the base with attn_implementation='sdpa'."
             )
+        if args.world_size > 1 and not grouped:
+            raise PVChatError("Ungrouped training is for comparison and runs in one process; leave out grouped=False.")
         questions = [question for row in rows for question in row["qa"]]
         collator = GroupedCollator(
             processor,
@@ -86,18 +90,35 @@ class PVChatSFTTrainer(SFTTrainer):
             decision_weight=args.decision_weight,
             grouped=grouped,
         )
+        trained = [(parameter, parameter.data) for parameter in model.parameters() if parameter.requires_grad]
         super().__init__(
             model=model,
             args=args,
             data_collator=collator,
-            train_dataset=Dataset.from_list(rows),
+            train_dataset=Dataset.from_list(rows if args.world_size == 1 else [*rows, blank_row(rows)]),
             eval_dataset=None if eval_rows is None else Dataset.from_list(eval_rows),
             processing_class=processor,
             callbacks=[_EpochCallback(collator), *(callbacks or [])],
         )
+        for parameter, values in trained:
+            if parameter.dtype != values.dtype:  # SFTTrainer: bfloat16 on a base in 4 bits; small steps vanish
+                parameter.data = values.to(parameter.device)
         self.remove_callback(PrinterCallback)  # standard output belongs to the command
         # SFTTrainer puts a forward with a fused head on the base. We never ask for it, and the base outlives us.
         vars(base).pop("forward", None)
+
+    def _get_train_sampler(self, train_dataset=None):
+        """Overridden: the blank row, which several processes have, is never drawn."""
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        return super()._get_train_sampler(rows if self.args.world_size == 1 else rows.select(range(len(rows) - 1)))
+
+    def get_train_dataloader(self):
+        """Overridden: blank rows fill up the last batch when several processes share it."""
+        loader = super().get_train_dataloader()
+        if self.args.world_size > 1:
+            share = loader.batch_sampler
+            share.batch_sampler = FullBatches(share.batch_sampler, len(self.train_dataset) - 1, self.args.world_size)
+        return loader
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Overridden: the inherited loss drops the router logits, and cannot weight answers."""
@@ -117,16 +138,20 @@ class PVChatSFTTrainer(SFTTrainer):
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             lm_loss = lm_loss * self.accelerator.num_processes  # DDP averages over ranks what `count` already divided
         loss = lm_loss
-        terms = self._sparsity_terms(outputs.router_logits)
+        terms = self._sparsity_terms(outputs.router_logits, answered.any(dim=1))
         if terms is not None:
-            # A mean per micro-batch: averaged over accumulation here, over ranks by DDP.
+            # Of the whole micro-batch, on every rank the same; averaged over accumulation here.
             steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
             loss = loss + terms.loss / steps
         self._note(lm_loss, terms)
         return (loss, outputs) if return_outputs else loss
 
-    def _sparsity_terms(self, router_logits) -> SparsityTerms | None:
-        return self.controller.terms(router_logits, self.model.training) if router_logits else None
+    def _sparsity_terms(self, router_logits, asked: torch.Tensor) -> SparsityTerms | None:
+        if not router_logits:
+            return None
+        if self.args.world_size > 1:
+            router_logits = of_all_processes(router_logits, asked, self.accelerator)
+        return self.controller.terms(router_logits, self.model.training)
 
     def _note(self, lm_loss: torch.Tensor, terms: SparsityTerms | None) -> None:
         """Keeps the parts of the loss for the log, as means over ranks; one transfer from the device per batch."""
@@ -201,6 +226,7 @@ class PVChatSFTTrainer(SFTTrainer):
     def _save_checkpoint(self, model, trial):
         """Overridden: adds our state, written last, so that a checkpoint without it is known to be unfinished."""
         super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()  # every process adds its random state
         if self.args.should_save:
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             temporary = folder / f"{STATE_FILE}.tmp"
@@ -229,6 +255,10 @@ class _EpochCallback(TrainerCallback):
 
     def __init__(self, collator: GroupedCollator):
         self.collator = collator
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if args.process_index > 0:  # or all processes would drop out the same
+            torch.manual_seed(args.seed + args.process_index)
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.collator.epoch = int(state.epoch or 0)

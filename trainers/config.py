@@ -78,8 +78,11 @@ class PVChatTrainingConfig(SFTConfig):
     save_total_limit: int | None = 2  # a run that is killed while it writes the last one has the one before
     remove_unused_columns: bool = False  # our collator reads the columns
     dataset_kwargs: dict[str, Any] | None = field(default_factory=lambda: {"skip_prepare_dataset": True})
+    ddp_find_unused_parameters: bool | None = False  # every trained value takes part in every step
 
     def __post_init__(self):
+        if not torch.accelerator.is_available():
+            self.use_cpu = True  # else the processes of a launcher would not find each other, and each train alone
         self.activation_checkpointing = self.gradient_checkpointing  # its name from transformers 5.23 on
         if self.bf16 is None:
             self.bf16 = not self.use_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()

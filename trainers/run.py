@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from filelock import FileLock
 from peft import set_peft_model_state_dict
 from peft.utils import load_peft_weights
 from tqdm import tqdm
@@ -131,9 +133,12 @@ def train_subject(
             )  # fmt: skip
         controller = json.loads((folder / "controller.json").read_text(encoding="utf-8"))
         done.append(name)
-    shutil.rmtree(out / "features", ignore_errors=True)
-    record = subject_record(model, dataset.subject, shape.profile, dataset.manifest["dataset_hash"], done, seed)
-    return save_subject_adapter(model, out / "adapter", record, dtype)
+    if is_main_process():
+        shutil.rmtree(out / "features", ignore_errors=True)
+        record = subject_record(model, dataset.subject, shape.profile, dataset.manifest["dataset_hash"], done, seed)
+        save_subject_adapter(model, out / "adapter", record, dtype)
+    PartialState().wait_for_everyone()
+    return out / "adapter"
 
 
 def run_stage(
@@ -154,18 +159,22 @@ def run_stage(
     start = time.perf_counter()
     name = stages[-1]
     folder = out / f"stage{name}"
-    marker = read_marker(folder)
-    if marker.get("key") != key:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        write_json(folder / "stage.json", {"key": key, "finished": False})
+    with args.main_process_first(local=False):  # the others find what it did
+        if read_marker(folder).get("key") != key:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            write_json(folder / "stage.json", {"key": key, "finished": False})
+    progress = progress and args.process_index == 0
     rows = training_rows(dataset.split("train"), still=trainer_class.still)
     blocks = len(model.get_base_model().model.vision_tower.layers)
     trained = shape.num_vision_layers if shape.profile == "paper" and trainer_class.stage == 2 else 0
     model.to(args.device)
     inner = model.get_base_model().model
     features = FeatureCache(inner, processor, cache, blocks - trained, trainer_class.still)
-    features.fill(rows, progress=progress)
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / f".lock-{args.process_index}"):  # runs that share clips encode each of them once
+        features.fill(rows[args.process_index :: args.world_size], progress=progress)
+    PartialState().wait_for_everyone()
     trainer = trainer_class(
         model,
         args,
@@ -175,27 +184,40 @@ def run_stage(
         features=features,
         callbacks=[StageBar(f"stage {name}")] if progress else [],
     )
+    if trainer.is_fsdp_enabled:
+        raise PVChatError(
+            "A subject is trained with the whole model on each device, but the launcher asks for FSDP; leave out "
+            "--use_fsdp (a 4-bit base fits smaller cards)."
+        )
     if controller is not None:
         trainer.controller.load_state_dict(controller)
     checkpoint = last_checkpoint(args.output_dir)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     model.eval()
-    write_json(folder / "controller.json", trainer.controller.state_dict())
-    write_json(
-        folder / "history.json",
-        {
-            "stage": trainer_class.stage,
-            "target_active_heads": 1.0 - trainer.controller.target,
-            "trained": trainer.trained_counts(),
-            "steps": trainer.history,
-        },
-    )
-    record = subject_record(model, dataset.subject, shape.profile, dataset.manifest["dataset_hash"], stages, args.seed)
-    save_subject_adapter(model, folder / "adapter", record)
-    shutil.rmtree(args.output_dir)
-    seconds = round(time.perf_counter() - start, 2)
-    steps = len(trainer.history)
-    write_json(folder / "stage.json", {"key": key, "finished": True, "seconds": seconds, "steps": steps})
+    if args.process_index == 0:
+        write_json(folder / "controller.json", trainer.controller.state_dict())
+        write_json(
+            folder / "history.json",
+            {
+                "stage": trainer_class.stage,
+                "target_active_heads": 1.0 - trainer.controller.target,
+                "trained": trainer.trained_counts(),
+                "steps": trainer.history,
+            },
+        )
+        digest = dataset.manifest["dataset_hash"]
+        record = subject_record(model, dataset.subject, shape.profile, digest, stages, args.seed)
+        save_subject_adapter(model, folder / "adapter", record)
+        shutil.rmtree(args.output_dir)
+        seconds = round(time.perf_counter() - start, 2)
+        steps = len(trainer.history)
+        write_json(folder / "stage.json", {"key": key, "finished": True, "seconds": seconds, "steps": steps})
+    PartialState().wait_for_everyone()
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that writes and speaks, of those that train together."""
+    return PartialState().is_main_process
 
 
 class StageBar(TrainerCallback):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import MissingBackendError, PVChatError
+from ...errors import MissingBackendError, PVChatError, first_line
 from ..engine import hash_file, hash_text
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 FACES = '"pvchat[faces]"'  # what pip installs for these backends
 GENERATE = '"pvchat[generate]"'
-WEIGHTS = (".safetensors", ".bin", ".pt")
+ANSWERING = (".safetensors", ".bin", ".pt", ".json", ".jinja", ".model", ".txt", ".py")  # decide what a model says
 
 
 # Packages
@@ -132,11 +132,6 @@ def load_weights(load: Callable[..., Any], name: str | Path, licence: str, **opt
         ) from error
 
 
-def first_line(error: Exception) -> str:
-    """What an error says, at most 160 characters."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:160]
-
-
 # Ids
 
 
@@ -151,15 +146,28 @@ def file_version(*paths: Path) -> str:
     return hashlib.sha256(b"".join(bytes.fromhex(hash_file(path)) for path in paths)).hexdigest()[:12]
 
 
-def weights_id(name: str | Path, model: Any) -> str:
-    """The model's name with the revision of its weights: the commit on the Hub, or the hash of a local folder."""
+def model_revision(name: str | Path) -> str | None:
+    """The commit of a model on the Hub or in its cache, None for a folder. Only its config.json is read.
+
+    Raises OSError, as transformers does, when there is none.
+    """
+    from transformers.utils import cached_file
+
+    config = cached_file(str(name), "config.json")
+    if config is None:
+        raise OSError(f"{name} has no config.json")
+    return None if Path(name).is_dir() else Path(config).parent.name
+
+
+def weights_id(name: str | Path, revision: str | None) -> str:
+    """The model's name with its commit on the Hub (see `model_revision`), or with the hash of a local folder."""
     folder = Path(name)
     if not folder.is_dir():
-        return f"{name}@{(getattr(model.config, '_commit_hash', None) or 'unknown')[:12]}"
+        return f"{name}@{revision[:12]}"
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.suffix in WEIGHTS or p.name == "config.json"):
+    for path in sorted(p for p in folder.iterdir() if p.suffix in ANSWERING and p.is_file()):
         digest.update(path.name.encode() + bytes.fromhex(hash_file(path)))
-    return f"{folder.name}@{digest.hexdigest()[:12]}"
+    return f"{folder.resolve().name}@{digest.hexdigest()[:12]}"
 
 
 # Device

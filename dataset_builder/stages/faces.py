@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 
 from ..engine import Artefact, Stage, Task
+from ..identities import FACES_PER_SECOND, sample_frames
 from ..people import Footage, PersonFiles
 from ..protocols import Face
 from ..video_io import read_video, write_video
 from .common import Build
-
-FACES_PER_SECOND = 8.0  # frames that are looked at, as in the paper
 
 
 def faces(build: Build, people: Sequence[Footage], frames: int) -> list[Footage]:
@@ -91,8 +90,6 @@ def _cut_out(build: Build, people: list[Footage]) -> list[Footage]:
 
 def make_faces(target: Path, backends: Any, path: Path) -> dict:
     """Writes a list of [frame, [face, ...]] with face = {box, score, points}, best first; frames count from 0."""
-    from ..identities import sample_frames
-
     frames, fps = read_video(path)
     looked_at = sample_frames(len(frames), fps, FACES_PER_SECOND)
     found = backends.detector.detect(frames[looked_at])

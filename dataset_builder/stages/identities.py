@@ -33,12 +33,6 @@ def identities(build: Build, people: Sequence[Footage]) -> list[Footage]:
         found = _embed_found(build, _choose(build, people))
         build.engine.report("identities", len(people), len(found))
         return found
-    pointed = next((footage for footage in people if footage.photo is not None), None)
-    if pointed is not None:
-        raise PVChatError(
-            f"Recipe {build.recipe.name!r} finds nobody by the face, so a photo cannot say who {pointed.label} is; "
-            f"point at them by a box."
-        )
     stage = Stage("identities", 1, build.backends.embedder.id, ".npy")
     tasks = [Task(stage, f.label, make_embedding, {"files": f.files}, {"frames": f.frames}, f.hashes) for f in people]
     return _with_embeddings(build, people, tasks)
@@ -90,7 +84,9 @@ def _photos(build: Build, people: Sequence[Footage]) -> dict[Path | None, np.nda
     """Photo -> embedding (D,). Raises PVChatError for a picture without a face."""
     stage = Stage("identities", 1, f"photo/{build.backends.embedder.id}", ".npy")
     paths = list(dict.fromkeys(footage.photo for footage in people if footage.photo is not None))
-    tasks = [Task(stage, path.name, make_photo, {"path": path}, {}, (hash_file(path),)) for path in paths]
+    # The photo alone decides the embedding; the reference is named so that it is forgotten with the person.
+    inputs = {path: (build.hashes.get(path) or hash_file(path), build.reference_sha256) for path in paths}
+    tasks = [Task(stage, path.name, make_photo, {"path": path}, {}, inputs[path]) for path in paths]
     found = dict(zip(paths, build.engine.map(tasks), strict=True))
     for path, vector in found.items():
         if not isinstance(vector, Artefact):

@@ -12,8 +12,8 @@ import numpy as np
 
 from ...errors import PVChatError
 from ..backends.others import are_subject
-from ..engine import Rejected, derive_seed
-from ..people import Footage
+from ..engine import Reject, Rejected, Stage, Task, derive_seed
+from ..people import Footage, PersonFiles
 from ..protocols import Match
 from ..recipe import NEGATIVE_ORIGINS, RecipeRow
 from .common import STILL_FRAMES, Build, Shot, driver_of
@@ -192,7 +192,7 @@ class _Cast:
         if self._folder is None:
             from ..backends.light.gallery import FolderGallery
 
-            self._folder = FolderGallery(gallery, self.build.backends.embedder, self.embed)
+            self._folder = FolderGallery(gallery, self.build.backends.embedder, self.embed, self.build.hashes)
             self.look(self._folder.files)
             usable = sum(footage is not None for footage in self.seen.values())
             self._require(usable - len(self.of_subjects()), gallery)
@@ -221,12 +221,23 @@ class _Cast:
 
 def open_gallery(cast: _Cast, footage: Footage, gallery: Path) -> Any:
     """The recipe's gallery, but the light one."""
-    from ..backends.galleries.clip import ClipEncoder, ClipTopK
+    from ..backends.galleries.clip import ClipTopK
     from ..backends.galleries.face import FaceTopK
 
     build, root = cast.build, cast.build.engine.root
-    kind = build.recipe.backends["gallery"]
+    kind, embedder = build.recipe.backends["gallery"], build.backends.embedder
     if kind == "face-topk":
-        return FaceTopK(gallery, build.backends.embedder, cast.embed, root / "unpacked")
-    encoder = ClipEncoder.from_pretrained()
-    return ClipTopK(gallery, root / "clip-index", encoder, footage.files.load(), build.backends.embedder, cast.embed)
+        return FaceTopK(gallery, embedder, cast.embed, root / "unpacked")
+    encoder = build.backends.gallery
+    stage, params = Stage("negatives", 1, encoder.id, ".npy"), {"frames": footage.frames, "best": footage.best}
+    task = Task(stage, footage.label, make_query, {"files": footage.files}, params, footage.hashes)
+    query = build.engine.run(task)
+    if isinstance(query, Reject):
+        raise PVChatError(f"CLIP cannot look at {footage.label}: {query.reason}.")
+    return ClipTopK(gallery, root / "clip-index", encoder, np.load(query.path), embedder, cast.embed)
+
+
+def make_query(target: Path, backends: Any, files: PersonFiles) -> dict:
+    """The CLIP embedding (D,) of the best still."""
+    np.save(target, backends.gallery.encode([files.load().still().frames[0]])[0])
+    return {}

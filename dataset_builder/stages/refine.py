@@ -29,7 +29,7 @@ def refine(build: Build, asked: Sequence[Asked]) -> list[VideoRow]:
         spec = build.spec(one.clip.subject)
         about = {"name": spec.name, "noun": spec.noun, "pronouns": list(spec.pronouns)}
         texts = [qa.to_json() for qa in described]
-        args = {"questions": described, "spec": replace(spec, consent=None, box=None)}
+        args = {"questions": described, "spec": replace(spec, consent=None, box=None, photo=None)}
         params = {"about": about, "questions": texts}
         tasks[one.clip.video_id] = Task(stage, one.clip.video_id, make_refined, args, params, (one.clip.sha256,))
     if not tasks:

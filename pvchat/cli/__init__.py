@@ -23,6 +23,7 @@ from . import (
     evaluate,
     export_lmms_eval,
     personalize,
+    personalize_many,
     push,
     push_dataset,
     push_model,
@@ -33,8 +34,8 @@ from . import (
 )
 
 COMMANDS = (
-    demo, personalize, build, train, evaluate, score, ablate, chat, serve, subjects, convert, export_lmms_eval,
-    push, push_model, push_dataset,
+    demo, personalize, personalize_many, build, train, evaluate, score, ablate, chat, serve, subjects, convert,
+    export_lmms_eval, push, push_model, push_dataset,
 )  # fmt: skip
 
 

@@ -22,6 +22,16 @@ def add_subject(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--noun", default="person", help="what the text calls them: person, woman, man (default: person)"
     )
+    whom = parser.add_mutually_exclusive_group()
+    whom.add_argument(
+        "--subject-box", metavar="X0,Y0,X1,Y1", help="where the person is in the first frame, in pixels, among several"
+    )
+    whom.add_argument(
+        "--subject-photo",
+        type=Path,
+        metavar="PHOTO",
+        help="or a picture of them, with recipes that find faces (default: whoever is longest on screen)",
+    )
     parser.add_argument("--gallery", type=Path, help="folder of other people, one person per picture or video")
     parser.add_argument("--test", type=Path, help="folder with subject/, lookalikes/, strangers/: clips to test on")
     parser.add_argument(
@@ -95,7 +105,7 @@ def subject_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """What `add_subject`, `add_recipe`, `add_base` and `add_seed` ask for, as arguments of `personalize` and `build`.
 
     Raises:
-        PVChatError: the name, the test folder or the consent file cannot be used.
+        PVChatError: the name, the box, the test folder or the consent file cannot be used.
     """
     from ..dataset_builder import normalise_name
     from ..runs import given_consent
@@ -110,9 +120,19 @@ def subject_arguments(args: argparse.Namespace) -> dict[str, Any]:
         "test_clips": read_test_clips(args.test),
         "consent": given_consent(args.consent, args.i_have_consent, args.reference, name),
         "noun": args.noun,
+        "box": None if args.subject_box is None else read_box(args.subject_box),
+        "photo": args.subject_photo,
         "seed": args.seed,
         "progress": args.progress,
     }
+
+
+def read_box(text: str) -> tuple[float, ...]:
+    """Raises PVChatError when the text is not numbers with commas between them."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise PVChatError(f"A box is X0,Y0,X1,Y1 in pixels, such as 20,10,300,470; got {text!r}.") from error
 
 
 def adapter_folder(path: Path) -> Path:
@@ -125,3 +145,14 @@ def adapter_folder(path: Path) -> Path:
         if (folder / "adapter_config.json").exists():
             return folder
     raise PVChatError(f"{path} is neither a run nor an adapter: no adapter_config.json. Pass for example runs/Nz.")
+
+
+def find_adapter(place: str) -> Path:
+    """As `adapter_folder`, and a local copy of an adapter on the Hub ("USER/NAME").
+
+    Raises:
+        PVChatError: none of these.
+    """
+    from ..hub import subject_folder
+
+    return adapter_folder(subject_folder(place))

@@ -25,15 +25,13 @@ EXAMPLES = (
     'pvchat build clip.mp4 --name "<Nz>" --recipe modern --licence-policy permissive --dry-run',
     'pvchat build clip.mp4 --name "<Nz>" --gallery others/ --i-have-consent --limit 2 --only verify',
     'pvchat build clip.mp4 --name "<Nz>" --gallery others/ --i-have-consent --out data/nz --engine ray',
+    'pvchat build party.mp4 --name "<Nz>" --subject-photo nz.jpg --recipe paper --gallery others/ --consent nz.json',
     'pvchat build two.mp4 --name "<Nz>" --subject-box 20,10,300,470 --also "<Ada>@330,10,620,470" --gallery others/',
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_subject(parser)
-    parser.add_argument(
-        "--subject-box", metavar="X0,Y0,X1,Y1", help="where the person is in the first frame, in pixels, among several"
-    )
     parser.add_argument(
         "--also",
         action="append",
@@ -94,7 +92,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         **subject,
         recipe=recipe,
         out=args.out or Path("runs") / subject["name"].strip("<>") / "dataset",
-        box=None if args.subject_box is None else _box(args.subject_box),
         also=_also(args),
         strangers=args.strangers,
         drivers=args.drivers,
@@ -138,12 +135,5 @@ def _also(args: argparse.Namespace) -> list[tuple[str, Any, Any]]:
         name, _, box = text.partition("@")
         name = normalise_name(name)
         consent = given_consent(record, args.i_have_consent, args.reference, name)
-        others.append((name, _box(box) if box else None, consent))
+        others.append((name, arguments.read_box(box) if box else None, consent))
     return others
-
-
-def _box(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise PVChatError(f"A box is X0,Y0,X1,Y1 in pixels, such as 20,10,300,470; got {text!r}.") from error

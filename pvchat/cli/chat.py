@@ -13,11 +13,12 @@ HELP = "ask about a video"
 EXAMPLES = (
     'pvchat chat runs/Nz party.mp4 "Is <Nz> here?"',
     "pvchat chat runs/Nz party.mp4",
+    'pvchat chat ada/nz party.mp4 "Is <Nz> here?"',
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("adapter", metavar="ADAPTER", type=Path, help="run or adapter folder")
+    parser.add_argument("adapter", metavar="ADAPTER", help="run or adapter folder, or USER/NAME on the Hub")
     parser.add_argument("video", metavar="VIDEO", type=Path)
     parser.add_argument("question", nargs="?", help="one question; without it, questions are read line by line")
     arguments.add_base(parser)
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any] | None:
     from ..session import VideoChat
 
-    chat = VideoChat.from_pretrained(args.base, arguments.adapter_folder(args.adapter))
+    chat = VideoChat.from_pretrained(args.base, arguments.find_adapter(args.adapter))
     conversation = chat.conversation(args.video)
     if args.question is not None:
         answer = conversation.ask(args.question)

@@ -19,6 +19,7 @@ HELP = "score adapters or other video models, with controls"
 EXAMPLES = (
     "pvchat evaluate runs/Nz --data runs/Nz/dataset",
     "pvchat evaluate runs/Nz runs/Ada --wrong runs/Lena --json",
+    "pvchat evaluate ada/nz --data runs/Nz/dataset --wrong ada/bo",
     "pvchat evaluate runs/Nz --bertscore roberta-large --judge http://localhost:8000/v1 --judge-model Qwen/Qwen3-32B",
     "pvchat evaluate --model Qwen/Qwen3-VL-8B-Instruct --data runs/Nz/dataset",
     "pvchat evaluate --authors consisid/test_all_video.json",
@@ -26,11 +27,11 @@ EXAMPLES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("adapters", metavar="ADAPTER", type=Path, nargs="*", help="run or adapter folders")
+    parser.add_argument("adapters", metavar="ADAPTER", nargs="*", help="run or adapter folders, or USER/NAME")
     parser.add_argument("--model", action="append", default=[], help="a folder or Hub name of another video model")
     parser.add_argument("--authors", type=Path, metavar="FILE", help="a JSON file of the paper's authors, alone")
     parser.add_argument("--data", type=Path, metavar="DATASET", help="dataset folder (default: that of each run)")
-    parser.add_argument("--wrong", type=Path, action="append", default=[], help="another subject's run, as a control")
+    parser.add_argument("--wrong", action="append", default=[], help="another subject's adapter, as a control")
     parser.add_argument("--out", type=Path, help="folder for scores and answers (default: report/ beside the adapter)")
     add_rating(parser)
     arguments.add_base(parser)
@@ -86,8 +87,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     several = len(args.adapters) + len(args.model) > 1
     rating = rating_arguments(args)
     results = {}
-    for path in args.adapters:
-        results[str(path)] = _adapter(args, path, rating, args.out / path.name if args.out and several else args.out)
+    for place in args.adapters:
+        plain = Path(place).name
+        results[place] = _adapter(args, place, rating, args.out / plain if args.out and several else args.out)
     for name in args.model:
         plain = Path(name).name
         results[name] = _model(args, name, rating, args.out / plain if args.out and several else args.out)
@@ -98,11 +100,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return _compared(args, results) if several else next(iter(results.values()))
 
 
-def _adapter(args: argparse.Namespace, path: Path, rating: dict[str, Any], out: Path | None) -> dict[str, Any]:
+def _adapter(args: argparse.Namespace, place: str, rating: dict[str, Any], out: Path | None) -> dict[str, Any]:
     from ..runs import evaluate_adapter
 
-    adapter = arguments.adapter_folder(path)
-    wrong = [arguments.adapter_folder(other) for other in args.wrong]
+    adapter = arguments.find_adapter(place)
+    is_ours = Path(place).exists()
+    if not is_ours and args.data is None:
+        raise PVChatError(f"{place} comes from the Hub without its data: say with --data what to evaluate it on.")
+    if not is_ours and out is None:  # beside the adapter is a cache, in which nothing is to be written
+        out = args.data.parent / f"report-{Path(place).name}"
+    wrong = [arguments.find_adapter(other) for other in args.wrong]
     result = evaluate_adapter(
         adapter,
         data=args.data,
@@ -113,6 +120,8 @@ def _adapter(args: argparse.Namespace, path: Path, rating: dict[str, Any], out: 
         progress=args.progress,
         command=args.command_line,
     )
+    if not is_ours:
+        return _rated(args, result | {"run": str(out)}, rating, args.data, None)
     run = adapter.parent
     return _rated(args, result, rating, run / "dataset" if args.data is None else args.data, run)
 

@@ -13,12 +13,13 @@ HELP = "serve subjects over an OpenAI-compatible endpoint"
 EXAMPLES = (
     "pvchat serve runs/Nz runs/Ada --allow-dir clips",
     "pvchat serve runs/* --allow-dir clips --port 9000 --max-adapters 8",
+    "pvchat serve ada/nz ada/bo --allow-dir clips",
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "adapters", metavar="RUN", type=Path, nargs="*", help="run or adapter folders, one per subject"
+        "adapters", metavar="ADAPTER", nargs="*", help="run or adapter folders, or USER/NAME, one per subject"
     )
     parser.add_argument(
         "--allow-dir", type=Path, action="append", default=[], metavar="DIR", help="videos are read from below it only"
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
         raise MissingBackendError("Serving needs FastAPI and uvicorn: pip install 'pvchat[serve]'.") from error
     limits = Limits(args.max_tokens, args.max_queue, args.max_body)
     videos = AllowedVideos(args.allow_dir)
-    engine = Engine(args.base, [arguments.adapter_folder(path) for path in args.adapters], args.max_adapters)
+    engine = Engine(args.base, [arguments.find_adapter(place) for place in args.adapters], args.max_adapters)
     if not args.json:
         print(f"Models: {', '.join(engine.models)}. Base URL: http://{args.host}:{args.port}/v1", flush=True)
     uvicorn.run(

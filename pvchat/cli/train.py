@@ -1,5 +1,5 @@
 """Trains the two stages on a dataset that `pvchat build` made. A finished stage is skipped, an unfinished one goes on
-from its last checkpoint."""
+from its last checkpoint. `accelerate launch --num_processes N -m pvchat train ...` trains in N processes."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_seed(parser)
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> dict[str, Any] | None:
     from ..dataset_builder import load_local
     from ..dataset_builder.merge import load_subject
     from ..session import EMBEDDED_BASE
-    from ..trainers.run import train_subject
+    from ..trainers.run import is_main_process, train_subject
 
     dataset = load_local(args.dataset) if args.subject is None else load_subject(args.dataset, args.subject)
     if dataset.subject is None:
@@ -48,6 +48,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         settings=arguments.read_settings(args.config),
         progress=args.progress,
     )
+    if not is_main_process():
+        return None
     if not args.json:
         print(adapter)
     return {"adapter": str(adapter)}

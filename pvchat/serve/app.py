@@ -225,14 +225,16 @@ def _answer_errors(app: FastAPI) -> None:
 
 
 def _documented(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema without FastAPI's 422, which is never answered, and with the stream as a second kind of answer."""
+    """The schema without FastAPI's 422, which is never answered, and with the stream (an event of it) as a second kind
+    of answer."""
     for path in schema["paths"].values():
         for operation in path.values():
             operation["responses"].pop("422", None)
     for name in ("HTTPValidationError", "ValidationError"):
         schema["components"]["schemas"].pop(name, None)
     answers = schema["paths"]["/v1/chat/completions"]["post"]["responses"]["200"]["content"]
-    answers["text/event-stream"] = {"schema": {"type": "string"}}
+    data = {"type": "string", "description": "a chunk as JSON, an error as JSON, or [DONE]"}
+    answers["text/event-stream"] = {"schema": {"type": "object", "properties": {"data": data}, "required": ["data"]}}
     return schema
 
 

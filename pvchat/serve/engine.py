@@ -5,12 +5,12 @@ Used by one thread at a time: which adapter is active is a state of the model.
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..dataset_builder.engine import hash_file
 from ..errors import MissingBackendError, PVChatError
 from ..session import Conversation, Piece, VideoChat
 
@@ -22,7 +22,8 @@ class Engine:
     """Answers for every subject of a base, and for the base alone.
 
     Args:
-        base: a checkpoint folder or Hub name; `None` for the embedded model.
+        base: a checkpoint folder or Hub name; `None` for the base on the Hub that the first adapter names, or, when it
+            was trained on a folder, for the embedded model.
         adapters: subjects' adapter folders.
         max_adapters, max_videos: how many stay in memory; the one that was not used for longest goes first.
 
@@ -40,10 +41,12 @@ class Engine:
     ):
         if min(max_adapters, max_videos) < 1:
             raise PVChatError("At least one adapter and one video must fit in memory.")
-        self._base = VideoChat.from_pretrained(base)
+        records = _records(adapters)
+        named = records[0].base["id"] if records else ""
+        self._base = VideoChat.from_pretrained(base or (named if "/" in named else None))
         self._model = self._base.model
         self.base_name = _base_name(self._base)
-        self.adapters = _checked(adapters, self._model, self.base_name)
+        self.adapters = _checked(adapters, records, self._model, self.base_name)
         self.max_adapters, self.max_videos = max_adapters, max_videos
         self._chats: OrderedDict[str, VideoChat] = OrderedDict()
         self._conversations: OrderedDict[tuple[str, str], Conversation] = OrderedDict()
@@ -103,8 +106,7 @@ class Engine:
     def _conversation(self, model: str, chat: VideoChat, video: Path) -> Conversation:
         """The video as this model has read it; told apart by content, so that a file may be replaced."""
         try:
-            with open(video, "rb") as file:
-                key = model, hashlib.file_digest(file, "sha256").hexdigest()
+            key = model, hash_file(video)
         except OSError as error:
             raise PVChatError(f"The video cannot be read ({error.strerror}).") from error
         if key not in self._conversations:
@@ -125,28 +127,37 @@ def _base_name(chat: VideoChat) -> str:
     return Path(name).name if Path(name).is_dir() else name
 
 
-def _checked(adapters: list[Path], model, base_name: str) -> Mapping[str, Path]:
+def _records(adapters: list[Path]) -> list:
+    """What `subject.json` says about each."""
+    if not adapters:
+        return []
+    try:
+        from ..trainers.adapter import SubjectRecord
+    except ImportError as error:
+        raise MissingBackendError("Adapters need PEFT: pip install 'pvchat[train]'.") from error
+    return [SubjectRecord.read(folder) for folder in adapters]
+
+
+def _checked(adapters: list[Path], records: list, model, base_name: str) -> Mapping[str, Path]:
     """Folders by subject, in order; all that can be known to be wrong with one is said now, not at its first use."""
     if not adapters:
         return {}
-    try:
-        from ..trainers.adapter import SubjectRecord, check_fits
-    except ImportError as error:
-        raise MissingBackendError("Adapters need PEFT: pip install 'pvchat[train]'.") from error
+    from ..trainers.adapter import check_fits
+
     found: dict[str, Path] = {}
-    records = {}
-    for folder in adapters:
-        record = SubjectRecord.read(folder)
+    for folder, record in zip(adapters, records, strict=True):
         check_fits(model, folder, record)
         name = record.subject.strip("<>")
         if name in found or name == base_name:
             raise PVChatError(
                 f"The name {name} is taken twice ({found.get(name, 'the base')} and {folder}); serve one of them."
             )
-        found[name], records[name] = folder, record
-    profiles = {record.profile for record in records.values()}
-    routings = {str(record.qformer) for record in records.values() if record.qformer["routing"] != "none"}
+        found[name] = folder
+    profiles = {record.profile for record in records}
+    routings = {str(record.qformer) for record in records if record.qformer["routing"] != "none"}
     if len(profiles) > 1 or len(routings) > 1:
-        kinds = ", ".join(f"{name} ({r.profile}, {r.qformer['routing']})" for name, r in records.items())
+        kinds = ", ".join(
+            f"{name} ({r.profile}, {r.qformer['routing']})" for name, r in zip(found, records, strict=True)
+        )
         raise PVChatError(f"These adapters do not fit into one base: {kinds}; serve profiles and routings apart.")
     return found

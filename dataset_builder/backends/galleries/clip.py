@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ import torch
 
 from ....errors import PVChatError
 from ...engine import Rejected, hash_file, write_atomically, write_json
-from ...protocols import FaceEmbedder, Match, Person
-from ..common import best_device, load_weights, weights_id
+from ...protocols import FaceEmbedder, Match
+from ..common import best_device, load_weights, model_revision, weights_id
 from ..others import choose_others
 from .source import Source, open_source
 
@@ -32,30 +33,44 @@ SCREENED = 64  # most alike pictures whose faces are compared with the subject, 
 
 
 class ClipEncoder:
-    """A `CLIPModel` with its picture processor: pictures -> embeddings of length 1."""
+    """Pictures -> embeddings of length 1.
+
+    load: gives a `CLIPModel` and its picture processor; called at the first picture. name: for the id.
+    """
 
     licences = ("MIT",)
 
-    def __init__(self, model: Any, processor: Any, name: str = "clip"):
-        self.model = model.eval()
-        self.processor = processor
+    def __init__(self, load: Callable[[], tuple[Any, Any]], name: str = "clip"):
         self.id = f"clip@1:{name}"
+        self._load = load
 
     @classmethod
     def from_pretrained(cls, name: str = CLIP_MODEL) -> ClipEncoder:
-        """Loads from a folder or the Hub; raises MissingBackendError when that fails."""
+        """From a folder or the Hub. Raises MissingBackendError when there is no such model; at the first picture, when
+        it cannot be loaded."""
         from transformers import CLIPImageProcessorPil, CLIPModel
 
-        model = load_weights(CLIPModel.from_pretrained, name, "MIT").to(best_device())
-        # The PIL processor, not the one of torchvision: the same vectors on every computer.
-        processor = load_weights(CLIPImageProcessorPil.from_pretrained, name, "MIT")
-        return cls(model, processor, weights_id(name, model))
+        revision = load_weights(model_revision, name, "MIT")
+
+        def load() -> tuple[Any, Any]:
+            model = load_weights(CLIPModel.from_pretrained, name, "MIT", revision=revision)
+            # The PIL processor, not the one of torchvision: the same vectors on every computer.
+            processor = load_weights(CLIPImageProcessorPil.from_pretrained, name, "MIT", revision=revision)
+            return model.to(best_device()), processor
+
+        return cls(load, weights_id(name, revision))
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        model, processor = self._load()
+        return model.eval(), processor
 
     @torch.inference_mode()
     def encode(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
         """N pictures (H, W, 3) uint8 of any sizes -> (N, D) float32 of length 1."""
-        pixels = self.processor(images=list(pictures), return_tensors="pt")["pixel_values"]
-        features = self.model.get_image_features(pixel_values=pixels.to(self.model.device)).pooler_output
+        model, processor = self._loaded
+        pixels = processor(images=list(pictures), return_tensors="pt")["pixel_values"]
+        features = model.get_image_features(pixel_values=pixels.to(model.device)).pooler_output
         return torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy()
 
 
@@ -151,7 +166,8 @@ class ClipTopK:
     """CLIP's ranking of a gallery for one subject, without the subject.
 
     source: see source.open_source. index: the folder of the index; unpacked entries of a data set lie there, too.
-    subject: the person; CLIP looks at the best still. embed: as in FaceTopK; called for the most alike pictures only.
+    query: the encoder's embedding (D,) of a still of the subject. embed: as in FaceTopK; called for the most alike
+    pictures only.
     Raises PVChatError for an unusable source.
     """
 
@@ -160,7 +176,7 @@ class ClipTopK:
         source: Any,
         index: str | Path,
         encoder: ClipEncoder,
-        subject: Person,
+        query: np.ndarray,
         embedder: FaceEmbedder,
         embed: Callable[[Path, str], np.ndarray],
     ):
@@ -170,7 +186,7 @@ class ClipTopK:
         self.id = f"clip-topk@1:{encoder.id}"
         self.licences = ("user",)
         self.skipped: dict[Path, str] = {}
-        self._query = encoder.encode([subject.still().frames[0]])[0]
+        self._query = query
         self._embed = embed
         self._faces: dict[str, np.ndarray | None] = {}
 

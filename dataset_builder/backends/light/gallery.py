@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +21,19 @@ class FolderGallery:
     """Every picture or video in the folder (and below) is one person.
 
     embed: file -> embedding, or raises engine.Rejected / PVChatError for a file without a usable person; such files
-    are listed in `skipped` with the reason.
+    are listed in `skipped` with the reason. hashes: the sha256 of files that are known already.
     """
 
     id = "folder@1"
     licences = ("user",)
 
-    def __init__(self, folder: str | Path, embedder: FaceEmbedder, embed: Callable[[Path, str], np.ndarray]):
+    def __init__(
+        self,
+        folder: str | Path,
+        embedder: FaceEmbedder,
+        embed: Callable[[Path, str], np.ndarray],
+        hashes: Mapping[Path, str] | None = None,
+    ):
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise PVChatError(
@@ -39,6 +45,7 @@ class FolderGallery:
         self.embedder = embedder
         self.skipped: dict[Path, str] = {}
         self._embed = embed
+        self._hashes = hashes or {}
         self._vectors: dict[str, tuple[Path, np.ndarray]] | None = None
 
     def _people(self) -> dict[str, tuple[Path, np.ndarray]]:
@@ -46,7 +53,7 @@ class FolderGallery:
         if self._vectors is None:
             self._vectors = {}
             for path in self.files:
-                sha256 = hash_file(path)
+                sha256 = self._hashes.get(path) or hash_file(path)
                 if sha256 in self._vectors:
                     continue
                 try:

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ....errors import MissingBackendError, PVChatError
+from ....errors import MissingBackendError, PVChatError, first_line
 from ....modeling_pvchat.video_processing_pvchat import PVChatVideoProcessor
-from ..common import best_device, first_line, load_weights, weights_id
+from ..common import best_device, load_weights, model_revision, weights_id
 
 INTERNVIDEO2 = "OpenGVLab/InternVideo2_chat_8B_HD"
 LICENCES = ("MIT", "Apache-2.0")  # InternVideo2-Chat; Mistral-7B-Instruct inside it
@@ -27,38 +28,52 @@ MAX_NEW_TOKENS = 200
 
 
 class InternVideo2Writer:
-    """model: as loaded with `trust_remote_code=True`; tokenizer: its own. name: for the id."""
+    """load: gives the model, as loaded with `trust_remote_code=True`, and its tokenizer; called at the first clip.
+    name: for the id."""
 
     licences = LICENCES
 
-    def __init__(self, model: Any, tokenizer: Any, name: str, size: int = 224):
-        self.model = model.eval()
-        self.tokenizer = tokenizer
+    def __init__(self, load: Callable[[], tuple[Any, Any]], name: str, size: int = 224):
         self.id = f"internvideo2@1:{name}"
+        self._load = load
         self._video_processor = PVChatVideoProcessor(
             size=size, num_frames=8, tile_grid=(2, 1), antialias=False, clamp=False
         )
 
     @classmethod
     def from_pretrained(cls, name: str = INTERNVIDEO2) -> InternVideo2Writer:
-        """Loads from a folder or the Hub, running the code that lies there.
+        """From a folder or the Hub. The code that lies there runs at the first clip.
 
         Raises MissingBackendError: not there, no access (ask for it on the pages of InternVideo2 and of
-        mistralai/Mistral-7B-Instruct-v0.3), or the code does not run with the installed packages.
+        mistralai/Mistral-7B-Instruct-v0.3), or, at the first clip, the code does not run with the installed packages.
         """
         from transformers import AutoModel, AutoTokenizer
 
-        options = {"trust_remote_code": True}
-        try:
-            tokenizer = load_weights(AutoTokenizer.from_pretrained, name, "MIT", **options)
-            model = load_weights(AutoModel.from_pretrained, name, "MIT", dtype=torch.bfloat16, **options)
-        except (AttributeError, TypeError, KeyError, RuntimeError) as error:
-            raise MissingBackendError(
-                f"The remote code of {name} does not run with the installed transformers ({type(error).__name__}: "
-                f"{first_line(error)}); convert the weights (pvchat.modeling_pvchat.convert_pvchat) and answer with "
-                f"pvchat.session.VLMWriter."
-            ) from error
-        return cls(model.to(best_device()), tokenizer, weights_id(name, model))
+        revision = load_weights(model_revision, name, "MIT")
+
+        def load() -> tuple[Any, Any]:
+            options = {"revision": revision, "trust_remote_code": True}
+            try:
+                tokenizer = load_weights(AutoTokenizer.from_pretrained, name, "MIT", **options)
+                model = load_weights(AutoModel.from_pretrained, name, "MIT", dtype=torch.bfloat16, **options)
+            except (AttributeError, TypeError, KeyError, RuntimeError) as error:
+                raise MissingBackendError(
+                    f"The remote code of {name} does not run with the installed transformers "
+                    f"({type(error).__name__}: {first_line(error)}); convert the weights "
+                    f"(pvchat.modeling_pvchat.convert_pvchat) and answer with pvchat.session.VLMWriter."
+                ) from error
+            return model.to(best_device()), tokenizer
+
+        return cls(load, weights_id(name, revision))
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        model, tokenizer = self._load()
+        return model.eval(), tokenizer
+
+    @property
+    def model(self) -> Any:
+        return self._loaded[0]
 
     @torch.inference_mode()
     def write(self, video: Path, questions: Sequence[str]) -> list[str]:
@@ -67,11 +82,12 @@ class InternVideo2Writer:
             pixels = self._video_processor(videos=[str(video)], return_tensors="pt")["pixel_values_videos"]
         except ValueError as error:
             raise PVChatError(str(error)) from error
-        pixels = pixels.to(self.model.device, self.model.dtype)
-        with _encoding_once(self.model):
+        model, tokenizer = self._loaded
+        pixels = pixels.to(model.device, model.dtype)
+        with _encoding_once(model):
             return [
-                self.model.chat(
-                    self.tokenizer,
+                model.chat(
+                    tokenizer,
                     "",
                     question,
                     media_type="video",

@@ -17,6 +17,8 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -26,7 +28,7 @@ import torch
 from ....errors import PVChatError
 from ...records import QA, SubjectSpec
 from ...refine import NOUNS, RuleRefiner
-from ..common import best_device, best_dtype, load_weights, weights_id
+from ..common import best_device, best_dtype, load_weights, model_revision, weights_id
 
 PLACEHOLDER = "<person>"
 SYSTEM = "You edit short answers about a video. Reply with the edited answer and nothing else."
@@ -186,8 +188,8 @@ class OpenAIEndpoint:
         local = parts.hostname in ("localhost", "127.0.0.1", "::1")
         if not local and not allow_third_party:
             raise PVChatError(
-                f"Refining at {parts.hostname} sends descriptions of the person to a third party; allow it "
-                f"explicitly, or use a model on this computer or the rules."
+                f"What {parts.hostname} is asked tells a third party about the person; allow it explicitly, or use a "
+                f"model on this computer."
             )
         if not local and parts.scheme != "https":
             raise PVChatError(f"Descriptions of a person are not sent to {parts.hostname} unencrypted; use https.")
@@ -226,7 +228,7 @@ class OpenAIEndpoint:
             time.sleep(wait)
         raise PVChatError(
             f"The endpoint {self._host} {problem}; check its address, the model {self._model!r} and OPENAI_API_KEY, "
-            f"or refine by rules."
+            f"or use a model on this computer."
         )
 
 
@@ -236,31 +238,47 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 class LocalLLM:
-    """A causal language model with a chat template on this computer. name: for the id."""
+    """A causal language model with a chat template on this computer.
 
-    def __init__(self, model: Any, tokenizer: Any, name: str):
-        self.model = model.eval()
-        self.tokenizer = tokenizer
+    load: gives the model and its tokenizer; called at the first chat. name: the id.
+    """
+
+    def __init__(self, load: Callable[[], tuple[Any, Any]], name: str):
         self.id = name
+        self._load = load
 
     @classmethod
     def from_pretrained(cls, name: str | Path = "Qwen/Qwen3-4B-Instruct-2507") -> LocalLLM:
-        """Loads from a folder or the Hub; raises MissingBackendError when that fails."""
+        """From a folder or the Hub. Raises MissingBackendError when there is no such model; at the first chat, when it
+        cannot be loaded."""
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        tokenizer = load_weights(AutoTokenizer.from_pretrained, name, "Apache-2.0")
-        model = load_weights(AutoModelForCausalLM.from_pretrained, name, "Apache-2.0", dtype=best_dtype())
-        model = model.to(best_device())
-        return cls(model, tokenizer, weights_id(name, model))
+        licence = "Apache-2.0"
+        revision = load_weights(model_revision, name, licence)
+
+        def load() -> tuple[Any, Any]:
+            options = {"revision": revision}
+            tokenizer = load_weights(AutoTokenizer.from_pretrained, name, licence, **options)
+            options["dtype"] = best_dtype()
+            model = load_weights(AutoModelForCausalLM.from_pretrained, name, licence, **options)
+            return model.to(best_device()), tokenizer
+
+        return cls(load, weights_id(name, revision))
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        model, tokenizer = self._load()
+        return model.eval(), tokenizer
 
     @torch.inference_mode()
     def complete(self, system: str, user: str) -> str:
         """The most likely reply."""
         chat = [{"role": "system", "content": system}, {"role": "user", "content": user}]
-        inputs = self.tokenizer.apply_chat_template(
+        model, tokenizer = self._loaded
+        inputs = tokenizer.apply_chat_template(
             chat, add_generation_prompt=True, enable_thinking=False, return_dict=True, return_tensors="pt"
-        ).to(self.model.device)
-        output = self.model.generate(
+        ).to(model.device)
+        output = model.generate(
             **inputs, do_sample=False, temperature=None, top_p=None, top_k=None, max_new_tokens=MAX_NEW_TOKENS
         )
-        return self.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        return tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)

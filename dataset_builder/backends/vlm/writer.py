@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 
 from ...video_io import read_video
-from ..common import best_device, best_dtype, load_weights, weights_id
+from ..common import best_device, best_dtype, load_weights, model_revision, weights_id
 
 QWEN = "Qwen/Qwen3-VL-8B-Instruct"
 FRAMES = 16  # of a clip that the model sees, evenly spaced
@@ -32,37 +33,62 @@ INSTRUCTION = "Answer in one or two short sentences, and say only what can be se
 
 
 class ChatWriter:
-    """model: an `AutoModelForImageTextToText`; processor: its processor, with a chat template. A processor without
-    videos gets the frames as pictures. name: for the id; changes when the weights do. licences: of the weights.
+    """load: gives an `AutoModelForImageTextToText` and its processor, with a chat template; called at the first clip.
+    A processor without videos gets the frames as pictures. name: for the id; changes when the weights do. licences: of
+    the weights.
     """
 
     def __init__(
         self,
-        model: Any,
-        processor: Any,
+        load: Callable[[], tuple[Any, Any]],
         name: str,
         licences: tuple[str, ...] = ("Apache-2.0",),
         max_new_tokens: int = MAX_NEW_TOKENS,
     ):
-        self.model = model.eval()
-        self.processor = processor
         self.id = f"chat@1:{name}"
         self.licences = licences
         self.max_new_tokens = max_new_tokens
-        ends = model.generation_config.eos_token_id
-        ends = ends if isinstance(ends, list) else [ends]
-        self._ends = {end for end in (*ends, processor.tokenizer.eos_token_id) if end is not None}
+        self._load = load
         self._shares_prefix = True
 
     @classmethod
     def from_pretrained(cls, name: str = QWEN, licence: str = "Apache-2.0") -> ChatWriter:
-        """Loads from a folder or the Hub; raises MissingBackendError when that fails. licence: of these weights."""
+        """From a folder or the Hub. licence: of these weights.
+
+        Raises MissingBackendError when there is no such model; at the first clip, when it cannot be loaded.
+        """
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        processor = load_weights(AutoProcessor.from_pretrained, name, licence)
-        model = load_weights(AutoModelForImageTextToText.from_pretrained, name, licence, dtype=best_dtype())
-        model = model.to(best_device())
-        return cls(model, processor, weights_id(name, model), (licence,))
+        revision = load_weights(model_revision, name, licence)
+
+        def load() -> tuple[Any, Any]:
+            options = {"revision": revision}
+            processor = load_weights(AutoProcessor.from_pretrained, name, licence, **options)
+            options["dtype"] = best_dtype()
+            model = load_weights(AutoModelForImageTextToText.from_pretrained, name, licence, **options)
+            return model.to(best_device()), processor
+
+        return cls(load, weights_id(name, revision), (licence,))
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        model, processor = self._load()
+        return model.eval(), processor
+
+    @property
+    def model(self) -> Any:
+        return self._loaded[0]
+
+    @property
+    def processor(self) -> Any:
+        return self._loaded[1]
+
+    @cached_property
+    def _ends(self) -> set[int]:
+        """The tokens that end an answer."""
+        ends = self.model.generation_config.eos_token_id
+        ends = ends if isinstance(ends, list) else [ends]
+        return {end for end in (*ends, self.processor.tokenizer.eos_token_id) if end is not None}
 
     def write(self, video: Path, questions: Sequence[str]) -> list[str]:
         """One answer per question, in order; each as if it had been the only one. Raises PVChatError for an unreadable

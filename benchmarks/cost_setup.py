@@ -1,4 +1,4 @@
-"""What the cost benchmarks share: models of two sizes, a dataset of the paper's shape, and counters of FLOPs and bytes.
+"""What the cost benchmarks share: models of two sizes, data of the paper's shape, and counters of FLOPs and bytes.
 
 `full` is the published system. `tiny` runs on a processor, with proportions chosen so that the parts of the
 reference's step cost about what they do at full size (vision a half; as many tokens to a video and to a question).

@@ -128,7 +128,7 @@ class PVChatSFTTrainer(SFTTrainer):
             blocked = (~inputs["attention_mask"]).float()  # eager attention adds its mask
             inputs["attention_mask"] = blocked * torch.finfo(torch.float32).min
         answered = targets.ne(IGNORED)
-        keep = answered.any(dim=0).nonzero()[:, 0]  # the head runs only where some row has an answer token to predict
+        keep = inputs.pop("logits_to_keep")  # the head runs only there
         outputs = model(**inputs, use_cache=False, logits_to_keep=keep)
         losses = F.cross_entropy(
             outputs.logits.float().flatten(0, 1), targets[:, keep].flatten(), ignore_index=IGNORED, reduction="none"

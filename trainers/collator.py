@@ -78,8 +78,9 @@ class GroupedCollator:
 
     Returns on call:
         `input_ids`, `position_ids`, `labels` (B, L) int64, `loss_weights` (B, L) float32, `attention_mask`
-        (B, 1, L, L) bool (ungrouped: (B, L) int64), and the videos: `vision_hidden_states` (V, N, S, D) with
-        `vision_layers_done`, or `pixel_values_videos` (V, N, T, 3, H, W).
+        (B, 1, L, L) bool (ungrouped: (B, L) int64), `logits_to_keep` (K,) int64, the positions that some row predicts
+        an answer token from, and the videos: `vision_hidden_states` (V, N, S, D) with `vision_layers_done`, or
+        `pixel_values_videos` (V, N, T, 3, H, W).
     """
 
     def __init__(
@@ -156,6 +157,7 @@ class GroupedCollator:
             "attention_mask": mask,
             "labels": labels,
             "loss_weights": loss_weights,
+            "logits_to_keep": labels[:, 1:].ne(IGNORED).any(dim=0).nonzero()[:, 0],
         }
 
     def _weight(self, question: dict[str, Any]) -> float:

@@ -67,22 +67,18 @@ class ReferenceFirst(VideoChat):
     def _shown(self):
         """Key-value cache of the reference clip and the sentence, one row."""
         ids = torch.tensor([self._sentence], device=self._net.device)
-        cache = self._after(None, [self._reference])
+        cache = self._after(None, self._pixels([self._reference]))
         return self._net(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).past_key_values
 
     @torch.inference_mode()
-    def _read(self, videos: Sequence[Video]):
-        first = torch.zeros(len(videos), dtype=torch.long, device=self._net.device)
-        return self._after(_rows_of(self._shown, first), videos)
+    def _read(self, pixels: torch.Tensor):
+        first = torch.zeros(len(pixels), dtype=torch.long, device=self._net.device)
+        return self._after(_rows_of(self._shown, first), pixels)
 
-    def _after(self, cache, videos: Sequence[Video]):
+    def _after(self, cache, pixels: torch.Tensor):
         """The cache, continued by one clip in each row."""
-        try:
-            pixels = self.processor.video_processor(videos=list(videos), return_tensors="pt")["pixel_values_videos"]
-        except ValueError as error:
-            raise PVChatError(str(error)) from error
         return self._net(
-            input_ids=torch.tensor([self._one_clip] * len(videos), device=self._net.device),
+            input_ids=torch.tensor([self._one_clip] * len(pixels), device=self._net.device),
             pixel_values_videos=pixels.to(self._net.device),
             past_key_values=cache,
             use_cache=True,
@@ -103,11 +99,7 @@ def subject_tokens_of(chat: VideoChat, references: Sequence[Video]) -> Iterator[
     inner = chat._net.model
     tokens = getattr(inner.subject_tokens, "original_module", inner.subject_tokens).weight
     before = tokens.detach().clone()
-    try:
-        pixels = chat.processor.video_processor(videos=list(references), return_tensors="pt")["pixel_values_videos"]
-    except ValueError as error:
-        raise PVChatError(str(error)) from error
-    proposed = [inner.propose_subject_tokens(video[None].to(tokens.device)) for video in pixels]
+    proposed = [inner.propose_subject_tokens(video[None].to(tokens.device)) for video in chat._pixels(references)]
     tokens.copy_(torch.cat(proposed).mean(dim=0))
     try:
         yield

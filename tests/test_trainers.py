@@ -444,3 +444,12 @@ def test_features_of_other_weights_layers_or_frames_are_not_mixed_up(tmp_path):
     }
     assert len(folders) == 4
     assert FeatureCache(model.model, processor, tmp_path, 3, False).folder in folders
+
+
+def test_a_base_that_is_none_is_refused_in_one_line_and_nothing_is_left(tmp_path):
+    (tmp_path / "empty").mkdir()
+    dataset = tiny_dataset(tmp_path / "data")
+    for base in (tmp_path / "nothing", tmp_path / "empty"):
+        with pytest.raises(PVChatError, match="No PVChat model could be loaded from") as error:
+            train_subject(base, dataset, tmp_path / "out")
+        assert "\n" not in str(error.value) and not (tmp_path / "out").exists()

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 from transformers.utils import cached_file
 
-from ..errors import PVChatError
+from ..errors import PVChatError, first_line
 from ..files import write_json
 from ..modeling_pvchat.modeling_pvchat import PVChatForConditionalGeneration
 from ..modeling_pvchat.processing_pvchat import PVChatProcessor
@@ -94,9 +94,12 @@ def train_subject(
     check_settings(settings, stages)
     shape = AdapterSettings(**{"profile": profile, "routing": routing} | settings["adapter"])
     if isinstance(base, str | Path):
-        processor = PVChatProcessor.from_pretrained(base)
-        on_gpu = torch.cuda.is_available()
-        base = PVChatForConditionalGeneration.from_pretrained(base, dtype=torch.bfloat16 if on_gpu else torch.float32)
+        dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+        try:
+            processor = PVChatProcessor.from_pretrained(base)
+            base = PVChatForConditionalGeneration.from_pretrained(base, dtype=dtype)
+        except (OSError, ValueError) as error:
+            raise _no_base(base, error) from error
     elif processor is None:
         raise PVChatError("Pass the processor along with a loaded model, or the folder of both.")
     dtype = base.dtype  # what the adapter will run in, so its file needs no more
@@ -245,8 +248,18 @@ def base_settings(base: Any) -> dict[str, dict[str, Any]]:
     """What a base recommends in its `training.json`; nothing for a loaded model or a base without the file."""
     if not isinstance(base, str | Path):
         return {}
-    path = cached_file(base, BASE_SETTINGS_FILE, _raise_exceptions_for_missing_entries=False)
+    try:
+        path = cached_file(base, BASE_SETTINGS_FILE, _raise_exceptions_for_missing_entries=False)
+    except OSError as error:
+        raise _no_base(base, error) from error
     return {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def _no_base(base: str | Path, error: Exception) -> PVChatError:
+    return PVChatError(
+        f"No PVChat model could be loaded from {base} ({first_line(error, 200)}); pass a checkpoint folder or a Hub "
+        f"name."
+    )
 
 
 def merged_settings(*layers: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What the cost benchmarks share: models of two sizes, data of the paper's shape, and counters of FLOPs and bytes.
+"""Models of two sizes, data of the paper's shape, and a counter of FLOPs, to measure what things cost.
 
 `full` is the published system. `tiny` runs on a processor, with proportions chosen so that the parts of the
 reference's step cost about what they do at full size (vision a half; as many tokens to a video and to a question).
@@ -8,7 +8,6 @@ Weights are random: cost does not depend on them.
 from __future__ import annotations
 
 import hashlib
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,24 +15,18 @@ from typing import Any
 import numpy as np
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformers import PreTrainedTokenizerFast
 
 from pvchat.dataset_builder.cartoon import Scene, cast, render_video
 from pvchat.dataset_builder.recipe import get_recipe
 from pvchat.modeling_pvchat.configuration_pvchat import PVChatConfig
-from pvchat.modeling_pvchat.modeling_pvchat import PVChatForConditionalGeneration
 from pvchat.modeling_pvchat.processing_pvchat import PVChatProcessor
 from pvchat.modeling_pvchat.video_processing_pvchat import PVChatVideoProcessor
-from pvchat.trainers.adapter import AdapterSettings, build_subject_model
 
 NAME = "<Nz>"
 QUESTION_TOKENS = 52  # of a question with its answer: 411 of a sample, less 359 that depend on the video only
 ANSWER_TOKENS = 22  # with </s>
-STILL_CATEGORIES = ("existence", "appearance")  # what stage 1 asks
-EPOCHS = {1: 1, 2: 7}  # of the two stages, as in the paper
 _TOKENS = ("<unk>", "<s>", "</s>", "<video>", "<sks>", "[INST]", "[/INST]", "Video", "</")  # id = place
 
 TINY = {
@@ -95,26 +88,7 @@ def make_processor(config: PVChatConfig) -> PVChatProcessor:
         num_frames=vision.num_frames,
         tile_grid=config.tile_grid,
     )
-    return PVChatProcessor(
-        video_processor, fast, num_tiles=config.num_tiles, tokens_per_tile=config.tokens_per_tile
-    )
-
-
-def make_model(size: str, profile: str, num_vision_layers: int = 0, seed: int = 0, dtype=torch.float32):
-    """A model with random weights that can learn a subject. `"reference"` trains what the authors' script trains.
-
-    That is the profile `paper` without encoder blocks: subject tokens, Q-Former, routers and LoRA (rank 16). The LoRA
-    of the tiny model have rank 2, or they would be a tenth of it.
-    """
-    torch.manual_seed(seed)
-    base = PVChatForConditionalGeneration._from_config(config_of(size), dtype=dtype)
-    shape = AdapterSettings(
-        profile="light" if profile == "light" else "paper",
-        num_vision_layers=0 if profile == "reference" else num_vision_layers,
-        rank=2 if size == "tiny" else None,
-        dropout=0.0 if size == "tiny" else 0.1,
-    )
-    return build_subject_model(base, shape, seed)
+    return PVChatProcessor(video_processor, fast, num_tiles=config.num_tiles, tokens_per_tile=config.tokens_per_tile)
 
 
 # -- data -------------------------------------------------------------------------------------------------------------
@@ -147,7 +121,7 @@ def make_rows(folder: Path, described: int = 1, others: int = 4, seed: int = 0) 
 
 def question_of(category: str, number: int) -> dict[str, Any]:
     """A question and answer of `QUESTION_TOKENS` tokens of a byte each: `" [INST][<sks>]...[/INST]...</s>"`."""
-    asked = f"{number} {category} of {NAME}".replace(NAME, "")
+    asked = f"{number} {category} of "
     words = QUESTION_TOKENS - ANSWER_TOKENS - 6  # the space, [INST], the bracketed token (3), [/INST]
     return {
         "category": category,
@@ -157,29 +131,15 @@ def question_of(category: str, number: int) -> dict[str, Any]:
     }
 
 
-def rows_of_stage(rows: list[dict[str, Any]], stage: int) -> list[dict[str, Any]]:
-    """The rows with the questions that a stage asks."""
-    if stage == 2:
-        return rows
-    return [row | {"qa": [q for q in row["qa"] if q["category"] in STILL_CATEGORIES]} for row in rows]
-
-
-# -- counters ---------------------------------------------------------------------------------------------------------
+# -- counter ----------------------------------------------------------------------------------------------------------
 
 
 def _attention(query, key, value, *args, out_shape=None, **kwargs) -> int:
     return sdpa_flop_count(query, key, value)
 
 
-def _attention_backward(grad_out, query, key, value, *args, out_shape=None, **kwargs) -> int:
-    return sdpa_backward_flop_count(grad_out, query, key, value)
-
-
 # PyTorch's counter knows the attention kernels of GPUs only.
-_CPU_ATTENTION = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-}
+_CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
 
 
 def count_flops(function: Callable[[], Any]) -> int:
@@ -192,42 +152,3 @@ def count_flops(function: Callable[[], Any]) -> int:
     with counter:
         function()
     return counter.get_total_flops()
-
-
-class LiveBytes(TorchDispatchMode):
-    """Bytes of all tensors that are alive, and the most there were, on any device, also of tensors without data.
-
-    Counts a storage when an operator first returns a tensor on it, and until nothing holds it.
-
-    Args:
-        known: tensors that exist before, such as weights.
-    """
-
-    def __init__(self, known=()):
-        super().__init__()
-        self.live = self.peak = 0
-        self._seen: dict[int, weakref.ref] = {}
-        for tensor in known:
-            self._add(tensor)
-
-    def _add(self, tensor: torch.Tensor) -> None:
-        storage = tensor.untyped_storage()
-        key = id(storage)
-        if key in self._seen and self._seen[key]() is storage:
-            return
-        size = storage.nbytes()
-
-        def gone(_, key=key, size=size):
-            self.live -= size
-            self._seen.pop(key, None)
-
-        self._seen[key] = weakref.ref(storage, gone)
-        self.live += size
-        self.peak = max(self.peak, self.live)
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        output = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(output):
-            if isinstance(leaf, torch.Tensor):
-                self._add(leaf)
-        return output

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from ..errors import MissingBackendError, PVChatError
-from .recipe import NEGATIVE_ORIGINS, Recipe
+from .recipe import Recipe
 from .refine import RuleRefiner
 
 POLICIES = ("research", "permissive")
@@ -249,7 +249,7 @@ def chosen(recipe: Recipe) -> dict[str, str]:
     names = DEFAULTS | recipe.backends
     if recipe.source is not None:
         names = {role: name for role, name in names.items() if role not in ("scene", "portrait", "animate")}
-    if not any(row.origin in NEGATIVE_ORIGINS for row in recipe.rows):
+    if not recipe.needs_others:
         names = {role: name for role, name in names.items() if role not in ("gallery", "strangers")}
     return {role: names[role] for role in ROLES if role in names}
 

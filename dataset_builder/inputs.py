@@ -16,7 +16,7 @@ from .consent import require_consent
 from .engine import hash_file, hash_text
 from .people import open_picture
 from .questions import load_bank
-from .recipe import NEGATIVE_ORIGINS, Recipe
+from .recipe import Recipe
 from .records import SubjectSpec
 from .stages import STAGES
 from .video_io import VideoInfo, probe_video
@@ -139,7 +139,7 @@ def read_inputs(
 
 def _gallery_files(recipe: Recipe, gallery: Path | None, strangers: Path | None) -> list[Path]:
     """The files of a light gallery; others may be tables or of any size, and say themselves what is wrong."""
-    if not any(row.origin in NEGATIVE_ORIGINS for row in recipe.rows):
+    if not recipe.needs_others:
         return []
     if gallery is None:
         raise PVChatError(

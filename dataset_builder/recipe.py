@@ -126,6 +126,11 @@ class Recipe:
     def num_questions(self) -> int:
         return sum(row.count * row.questions.total for row in self.rows)
 
+    @property
+    def needs_others(self) -> bool:
+        """Whether it shows people who are not the subject."""
+        return any(row.origin in NEGATIVE_ORIGINS for row in self.rows)
+
     def row(self, origin: str) -> RecipeRow | None:
         return next((row for row in self.rows if row.origin == origin), None)
 

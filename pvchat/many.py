@@ -1,8 +1,8 @@
 """Many people, each learned by a run of its own: what `pvchat personalize` makes, several at a time.
 
-    runs/<name>/          a run folder per person
-    runs/.shared/work/    artefacts of the dataset builder: what depends on a gallery only is made once for all
-    runs/.shared/features/    encoder states of clips: a clip of several datasets is encoded once
+    runs/<name>/    a run folder per person
+    runs/.shared/   `work`, artefacts of the dataset builder: what depends on a gallery only is made once for all; and
+                    `features`, encoder states: a clip of several datasets is encoded once
 
 A run that fails costs no other one. Finished runs are kept as they are, and unfinished ones go on where they stopped.
 `.shared` is deleted when all runs are finished; before, it lets the next call go on.
@@ -11,7 +11,6 @@ A run that fails costs no other one. Finished runs are kept as they are, and unf
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import socket
 import time
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import PVChatError
+from .passport import usable_cores
 from .subject_list import Entry
 from .workers import check_engine, run_all
 
@@ -215,25 +215,21 @@ def subject_arguments(job: Job) -> dict[str, Any]:
 def check(job: Job) -> dict[str, Any]:
     """What a run would start from, without starting it: `name`, `run`, `state` ("new", "unfinished", "finished"),
     `seconds` of the reference, `gallery` (files) and `problem` (None, or why it cannot start)."""
-    from .dataset_builder import ConsentRecord, SubjectSpec, get_recipe
+    from .dataset_builder import SubjectSpec, get_recipe
     from .dataset_builder.backends.light.gallery import list_gallery
-    from .dataset_builder.cartoon import is_drawn
     from .dataset_builder.inputs import check_request
-    from .dataset_builder.recipe import NEGATIVE_ORIGINS
+    from .runs import known_consent
 
     entry, recipe = job.entry, get_recipe(job.plan.recipe)
     found: dict[str, Any] = {"name": entry.name, "run": str(job.folder), "state": _state(job.folder)}
     found |= {"seconds": None, "gallery": None, "problem": None}
     try:
-        consent = subject_arguments(job)["consent"]
-        if consent is None and is_drawn(entry.reference):
-            consent = ConsentRecord.for_fiction()
+        consent = known_consent(subject_arguments(job)["consent"], entry.reference)
         spec = SubjectSpec(entry.name, entry.reference, consent, entry.noun, box=entry.box, photo=entry.photo)
         info = check_request([spec], recipe, job.folder / "dataset")
         found["seconds"] = round(info.num_frames / info.fps, 1)
         found["gallery"] = None if entry.gallery is None else len(list_gallery(entry.gallery))
-        needed = any(row.origin in NEGATIVE_ORIGINS for row in recipe.rows)
-        if needed and entry.gallery is None and not consent.fictional:
+        if recipe.needs_others and entry.gallery is None and not consent.fictional:
             raise PVChatError("A real person needs a gallery of others, one person per file.")
     except PVChatError as error:
         found["problem"] = " ".join(str(error).split())
@@ -274,10 +270,9 @@ def look_at_gallery(what: tuple[Path, Plan]) -> None:
 def _shared_galleries(jobs: Sequence[Job], plan: Plan) -> list[tuple[Path, Plan]]:
     """The folders that several runs will look through from end to end."""
     from .dataset_builder import get_recipe
-    from .dataset_builder.recipe import NEGATIVE_ORIGINS
 
     recipe = get_recipe(plan.recipe)
-    if recipe.backends.get("gallery") != "folder" or not any(row.origin in NEGATIVE_ORIGINS for row in recipe.rows):
+    if recipe.backends.get("gallery") != "folder" or not recipe.needs_others:
         return []
     folders = [job.entry.gallery for job in jobs if job.entry.gallery is not None]
     return [(folder, plan) for folder in dict.fromkeys(folders) if folders.count(folder) > 1]
@@ -304,5 +299,4 @@ def _since(start: float) -> float:
 
 def default_threads(workers: int) -> int:
     """Processor threads of each of so many runs on this machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // workers)
+    return max(1, usable_cores() // workers)

@@ -108,7 +108,7 @@ def personalize(
     base = EMBEDDED_BASE if base is None else base
     recipe = get_recipe(recipe) if isinstance(recipe, str | Path) else recipe
     reference = Path(reference)
-    spec = SubjectSpec(name, reference, consent=_consent(consent, reference), noun=noun, box=box, photo=photo)
+    spec = SubjectSpec(name, reference, consent=known_consent(consent, reference), noun=noun, box=box, photo=photo)
     folder = Path(out) if out is not None else Path("runs") / name.strip("<>")
     inputs = {
         "name": name,
@@ -219,8 +219,8 @@ def build(
     reference, out = Path(reference), Path(out)
     recipe = get_recipe(recipe) if isinstance(recipe, str | Path) else recipe
     recipe = recipe if drivers is None else recipe.with_drivers(drivers)
-    specs = [SubjectSpec(name, reference, consent=_consent(consent, reference), noun=noun, box=box, photo=photo)]
-    specs += [SubjectSpec(who, reference, _consent(record, reference), box=place) for who, place, record in also]
+    specs = [SubjectSpec(name, reference, consent=known_consent(consent, reference), noun=noun, box=box, photo=photo)]
+    specs += [SubjectSpec(who, reference, known_consent(record, reference), box=place) for who, place, record in also]
     writer = None if "writer" in recipe.backends else partial(_writer, EMBEDDED_BASE if base is None else base)
     with stage_bars(progress) as bars:
         return build_dataset(
@@ -317,7 +317,8 @@ def _sha256(path: Path) -> str:
         raise PVChatError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def _consent(consent: Any, reference: Path) -> Any | None:
+def known_consent(consent: Any, reference: Path) -> Any | None:
+    """The record of a file or as it is; a drawn person needs none."""
     from .dataset_builder import ConsentRecord
     from .dataset_builder.cartoon import is_drawn
     from .dataset_builder.consent import read_consent
@@ -331,9 +332,8 @@ def _consent(consent: Any, reference: Path) -> Any | None:
 
 def _gallery(gallery, reference: Path, recipe, folder: Path, seed: int, progress: bool) -> Path | None:
     from .dataset_builder.cartoon import is_drawn, write_population
-    from .dataset_builder.recipe import NEGATIVE_ORIGINS
 
-    if gallery is not None or not any(row.origin in NEGATIVE_ORIGINS for row in recipe.rows):
+    if gallery is not None or not recipe.needs_others:
         return gallery
     if not is_drawn(reference):
         raise PVChatError(

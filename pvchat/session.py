@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from .errors import MissingBackendError, PVChatError, first_line
+from .errors import MissingBackendError, PVChatError, first_line, no_model
 from .hub import subject_folder
 from .modeling_pvchat import PVChatForConditionalGeneration, PVChatProcessor
 
@@ -109,7 +109,7 @@ class VideoChat:
                 f"pip install 'pvchat[quant]'."
             ) from error
         except (OSError, ValueError) as error:
-            raise _no_model(base, error) from error
+            raise no_model(base, error) from error
         if record is None:
             return cls(model, processor)
         return cls(load_subject_adapter(model, adapter), processor, record.subject)
@@ -351,7 +351,7 @@ class VLMWriter:
         try:
             revision = model_revision(base)
         except OSError as error:
-            raise _no_model(base, error) from error
+            raise no_model(base, error) from error
         self.base = base
         self.id = f"vlm@2:{weights_id(base, revision)}"
 
@@ -362,13 +362,6 @@ class VLMWriter:
     def write(self, video: Path, questions: Sequence[str]) -> list[str]:
         """One answer per question, in order. The questions speak of "the person"."""
         return self.chat.ask_many([video], [questions])[0]
-
-
-def _no_model(base: str | Path, error: Exception) -> PVChatError:
-    return PVChatError(
-        f"No PVChat model could be loaded from {base} ({first_line(error, 200)}); pass a checkpoint folder or a Hub "
-        f"name."
-    )
 
 
 def _one_ahead(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:

@@ -13,13 +13,7 @@ from pvchat.trainers.features import FeatureCache
 from pvchat.trainers.video_stage import VideoStageTrainer
 from tests.tiny import tiny_model, tiny_processor, tiny_videos
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -16,12 +16,7 @@ from tests.tiny import SUBJECT, tiny_clip, tiny_model, tiny_processor
 QUESTION = "Is <Nz> in this video?"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

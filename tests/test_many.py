@@ -7,7 +7,6 @@ import os
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from filelock import FileLock
 
@@ -36,12 +35,7 @@ RECIPE = {
 SETTINGS = {"adapter": {"rank": 2}, "1": {"num_train_epochs": 1}, "2": {"num_train_epochs": 1}}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

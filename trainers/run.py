@@ -29,7 +29,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 from transformers.utils import cached_file
 
-from ..errors import PVChatError, first_line
+from ..errors import PVChatError, no_model
 from ..files import write_json
 from ..modeling_pvchat.modeling_pvchat import PVChatForConditionalGeneration
 from ..modeling_pvchat.processing_pvchat import PVChatProcessor
@@ -99,7 +99,7 @@ def train_subject(
             processor = PVChatProcessor.from_pretrained(base)
             base = PVChatForConditionalGeneration.from_pretrained(base, dtype=dtype)
         except (OSError, ValueError) as error:
-            raise _no_base(base, error) from error
+            raise no_model(base, error) from error
     elif processor is None:
         raise PVChatError("Pass the processor along with a loaded model, or the folder of both.")
     dtype = base.dtype  # what the adapter will run in, so its file needs no more
@@ -251,15 +251,8 @@ def base_settings(base: Any) -> dict[str, dict[str, Any]]:
     try:
         path = cached_file(base, BASE_SETTINGS_FILE, _raise_exceptions_for_missing_entries=False)
     except OSError as error:
-        raise _no_base(base, error) from error
+        raise no_model(base, error) from error
     return {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
-
-
-def _no_base(base: str | Path, error: Exception) -> PVChatError:
-    return PVChatError(
-        f"No PVChat model could be loaded from {base} ({first_line(error, 200)}); pass a checkpoint folder or a Hub "
-        f"name."
-    )
 
 
 def merged_settings(*layers: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

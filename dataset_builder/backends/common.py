@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,6 +131,30 @@ def load_weights(load: Callable[..., Any], name: str | Path, licence: str, **opt
             f"{name} (licence: {licence}) cannot be loaded ({first_line(error)}); pass a folder with the model, or "
             f"let this computer reach the Hub (a gated model needs `hf auth login`)."
         ) from error
+
+
+class LoadsOnce:
+    """A backend whose weights are loaded when they are first needed: making it, and reading its id, costs nothing.
+
+    load: gives the model, and its processor or tokenizer.
+    """
+
+    def __init__(self, load: Callable[[], tuple[Any, Any]]):
+        self._load = load
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        model, words = self._load()
+        return model.eval(), words
+
+
+def load_chat_model(
+    model_class: Any, words_class: Any, name: str | Path, licence: str, revision: str | None
+) -> tuple[Any, Any]:
+    """A language model and its processor or tokenizer, by their Auto classes; raises as `load_weights` does."""
+    words = load_weights(words_class.from_pretrained, name, licence, revision=revision)
+    model = load_weights(model_class.from_pretrained, name, licence, revision=revision, dtype=best_dtype())
+    return model.to(best_device()), words
 
 
 # Ids

@@ -24,7 +24,7 @@ import torch
 
 from ...dataset_builder import get_recipe
 from ...dataset_builder.cartoon import CastMember, cast
-from ...errors import PVChatError, first_line
+from ...errors import PVChatError, no_model
 from ...files import write_json, write_text
 from ...passport import passport
 from ...session import EMBEDDED_BASE
@@ -193,11 +193,7 @@ def _about_base(study: Study) -> tuple[list[Table], str]:
     try:
         model, _ = load_base(study.checkpoint)
     except (OSError, ValueError) as error:
-        reason = first_line(error, 200)
-        raise PVChatError(
-            f"No PVChat model could be loaded from {study.checkpoint} ({reason}); pass a checkpoint folder or a Hub "
-            f"name."
-        ) from error
+        raise no_model(study.checkpoint, error) from error
     return tables_for(study.tables, model.config.num_subject_tokens), base_hash(model)
 
 

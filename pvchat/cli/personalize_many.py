@@ -103,29 +103,30 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def show_checks(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"{len(rows)} subjects")
-    for column, justify in (("subject", "left"), ("run", "left"), ("reference", "right"), ("gallery", "right")):
-        table.add_column(column, justify=justify)
-    table.add_column("problem", overflow="fold")
+    lines = []
     for row in rows:
         seconds = "-" if row["seconds"] is None else f"{row['seconds']:.1f} s"
         gallery = "-" if row["gallery"] is None else f"{row['gallery']} files"
-        table.add_row(row["name"], row["state"], seconds, gallery, row["problem"] or "")
-    Console().print(table)
+        lines.append((row["name"], row["state"], seconds, gallery, row["problem"] or ""))
+    show(("subject", "run", "reference", "gallery", "problem"), lines)
 
 
 def show_outcomes(rows: list[dict[str, Any]]) -> None:
+    lines = []
+    for row in rows:
+        score = "-" if row["balanced_accuracy"] is None else f"{row['balanced_accuracy']:.3f}"
+        lines.append((row["name"], row["state"], score, f"{row['seconds']:.0f}", row["error"] or row["run"]))
+    show(("subject", "", "balanced accuracy", "seconds", "run, or why not"), lines)
+
+
+def show(columns: tuple[str, str, str, str, str], rows: list[tuple[str, str, str, str, str]]) -> None:
+    """Two columns of words, two of numbers, and one of a longer text."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=f"{len(rows)} subjects")
-    for column, justify in (("subject", "left"), ("", "left"), ("balanced accuracy", "right"), ("seconds", "right")):
-        table.add_column(column, justify=justify)
-    table.add_column("run, or why not", overflow="fold")
+    for column, justify in zip(columns, ("left", "left", "right", "right", "left"), strict=True):
+        table.add_column(column, justify=justify, overflow="fold" if column == columns[-1] else "ellipsis")
     for row in rows:
-        score = "-" if row["balanced_accuracy"] is None else f"{row['balanced_accuracy']:.3f}"
-        table.add_row(row["name"], row["state"], score, f"{row['seconds']:.0f}", row["error"] or row["run"])
+        table.add_row(*row)
     Console().print(table)

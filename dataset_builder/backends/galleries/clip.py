@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import torch
 from ....errors import PVChatError
 from ...engine import Rejected, hash_file, write_atomically, write_json
 from ...protocols import FaceEmbedder, Match
-from ..common import best_device, load_weights, model_revision, weights_id
+from ..common import LoadsOnce, best_device, load_weights, model_revision, weights_id
 from ..others import choose_others
 from .source import Source, open_source
 
@@ -32,7 +31,7 @@ FIRST_SAVE = 4096  # pictures after which a growing index is saved for the first
 SCREENED = 64  # most alike pictures whose faces are compared with the subject, at least
 
 
-class ClipEncoder:
+class ClipEncoder(LoadsOnce):
     """Pictures -> embeddings of length 1.
 
     load: gives a `CLIPModel` and its picture processor; called at the first picture. name: for the id.
@@ -41,8 +40,8 @@ class ClipEncoder:
     licences = ("MIT",)
 
     def __init__(self, load: Callable[[], tuple[Any, Any]], name: str = "clip"):
+        super().__init__(load)
         self.id = f"clip@1:{name}"
-        self._load = load
 
     @classmethod
     def from_pretrained(cls, name: str = CLIP_MODEL) -> ClipEncoder:
@@ -59,11 +58,6 @@ class ClipEncoder:
             return model.to(best_device()), processor
 
         return cls(load, weights_id(name, revision))
-
-    @cached_property
-    def _loaded(self) -> tuple[Any, Any]:
-        model, processor = self._load()
-        return model.eval(), processor
 
     @torch.inference_mode()
     def encode(self, pictures: Sequence[np.ndarray]) -> np.ndarray:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +19,22 @@ import torch
 
 from ....errors import MissingBackendError, PVChatError, first_line
 from ....modeling_pvchat.video_processing_pvchat import PVChatVideoProcessor
-from ..common import best_device, load_weights, model_revision, weights_id
+from ..common import LoadsOnce, best_device, load_weights, model_revision, weights_id
 
 INTERNVIDEO2 = "OpenGVLab/InternVideo2_chat_8B_HD"
 LICENCES = ("MIT", "Apache-2.0")  # InternVideo2-Chat; Mistral-7B-Instruct inside it
 MAX_NEW_TOKENS = 200
 
 
-class InternVideo2Writer:
+class InternVideo2Writer(LoadsOnce):
     """load: gives the model, as loaded with `trust_remote_code=True`, and its tokenizer; called at the first clip.
     name: for the id."""
 
     licences = LICENCES
 
     def __init__(self, load: Callable[[], tuple[Any, Any]], name: str, size: int = 224):
+        super().__init__(load)
         self.id = f"internvideo2@1:{name}"
-        self._load = load
         self._video_processor = PVChatVideoProcessor(
             size=size, num_frames=8, tile_grid=(2, 1), antialias=False, clamp=False
         )
@@ -65,11 +64,6 @@ class InternVideo2Writer:
             return model.to(best_device()), tokenizer
 
         return cls(load, weights_id(name, revision))
-
-    @cached_property
-    def _loaded(self) -> tuple[Any, Any]:
-        model, tokenizer = self._load()
-        return model.eval(), tokenizer
 
     @property
     def model(self) -> Any:

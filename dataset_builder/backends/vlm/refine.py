@@ -18,7 +18,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -28,7 +28,7 @@ import torch
 from ....errors import PVChatError
 from ...records import QA, SubjectSpec
 from ...refine import NOUNS, RuleRefiner
-from ..common import best_device, best_dtype, load_weights, model_revision, weights_id
+from ..common import LoadsOnce, load_chat_model, load_weights, model_revision, weights_id
 
 PLACEHOLDER = "<person>"
 SYSTEM = "You edit short answers about a video. Reply with the edited answer and nothing else."
@@ -237,15 +237,15 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-class LocalLLM:
+class LocalLLM(LoadsOnce):
     """A causal language model with a chat template on this computer.
 
     load: gives the model and its tokenizer; called at the first chat. name: the id.
     """
 
     def __init__(self, load: Callable[[], tuple[Any, Any]], name: str):
+        super().__init__(load)
         self.id = name
-        self._load = load
 
     @classmethod
     def from_pretrained(cls, name: str | Path = "Qwen/Qwen3-4B-Instruct-2507") -> LocalLLM:
@@ -255,20 +255,8 @@ class LocalLLM:
 
         licence = "Apache-2.0"
         revision = load_weights(model_revision, name, licence)
-
-        def load() -> tuple[Any, Any]:
-            options = {"revision": revision}
-            tokenizer = load_weights(AutoTokenizer.from_pretrained, name, licence, **options)
-            options["dtype"] = best_dtype()
-            model = load_weights(AutoModelForCausalLM.from_pretrained, name, licence, **options)
-            return model.to(best_device()), tokenizer
-
+        load = partial(load_chat_model, AutoModelForCausalLM, AutoTokenizer, name, licence, revision)
         return cls(load, weights_id(name, revision))
-
-    @cached_property
-    def _loaded(self) -> tuple[Any, Any]:
-        model, tokenizer = self._load()
-        return model.eval(), tokenizer
 
     @torch.inference_mode()
     def complete(self, system: str, user: str) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from ...video_io import read_video
-from ..common import best_device, best_dtype, load_weights, model_revision, weights_id
+from ..common import LoadsOnce, load_chat_model, load_weights, model_revision, weights_id
 
 QWEN = "Qwen/Qwen3-VL-8B-Instruct"
 FRAMES = 16  # of a clip that the model sees, evenly spaced
@@ -32,7 +32,7 @@ QUESTIONS_AT_ONCE = 16  # rows of a batch; at 8B a row takes about 0.3 GB
 INSTRUCTION = "Answer in one or two short sentences, and say only what can be seen."
 
 
-class ChatWriter:
+class ChatWriter(LoadsOnce):
     """load: gives an `AutoModelForImageTextToText` and its processor, with a chat template; called at the first clip.
     A processor without videos gets the frames as pictures. name: for the id; changes when the weights do. licences: of
     the weights.
@@ -45,10 +45,10 @@ class ChatWriter:
         licences: tuple[str, ...] = ("Apache-2.0",),
         max_new_tokens: int = MAX_NEW_TOKENS,
     ):
+        super().__init__(load)
         self.id = f"chat@1:{name}"
         self.licences = licences
         self.max_new_tokens = max_new_tokens
-        self._load = load
         self._shares_prefix = True
 
     @classmethod
@@ -60,20 +60,8 @@ class ChatWriter:
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         revision = load_weights(model_revision, name, licence)
-
-        def load() -> tuple[Any, Any]:
-            options = {"revision": revision}
-            processor = load_weights(AutoProcessor.from_pretrained, name, licence, **options)
-            options["dtype"] = best_dtype()
-            model = load_weights(AutoModelForImageTextToText.from_pretrained, name, licence, **options)
-            return model.to(best_device()), processor
-
+        load = partial(load_chat_model, AutoModelForImageTextToText, AutoProcessor, name, licence, revision)
         return cls(load, weights_id(name, revision), (licence,))
-
-    @cached_property
-    def _loaded(self) -> tuple[Any, Any]:
-        model, processor = self._load()
-        return model.eval(), processor
 
     @property
     def model(self) -> Any:

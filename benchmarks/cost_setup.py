@@ -1,4 +1,4 @@
-"""Models of two sizes, data of the paper's shape, and a counter of FLOPs, to measure what things cost.
+"""Models of two sizes and data of the paper's shape, to measure what things cost.
 
 `full` is the published system. `tiny` runs on a processor, with proportions chosen so that the parts of the
 reference's step cost about what they do at full size (vision a half; as many tokens to a video and to a question).
@@ -8,25 +8,27 @@ Weights are random: cost does not depend on them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformers import PreTrainedTokenizerFast
 
 from pvchat.dataset_builder.cartoon import Scene, cast, render_video
 from pvchat.dataset_builder.recipe import get_recipe
 from pvchat.modeling_pvchat.configuration_pvchat import PVChatConfig
+from pvchat.modeling_pvchat.modeling_pvchat import PVChatForConditionalGeneration
 from pvchat.modeling_pvchat.processing_pvchat import PVChatProcessor
 from pvchat.modeling_pvchat.video_processing_pvchat import PVChatVideoProcessor
+from pvchat.trainers.adapter import AdapterSettings, build_subject_model
 
 NAME = "<Nz>"
 QUESTION_TOKENS = 52  # of a question with its answer: 411 of a sample, less 359 that depend on the video only
 ANSWER_TOKENS = 22  # with </s>
+STILL_CATEGORIES = ("existence", "appearance")  # what stage 1 asks
+EPOCHS = {1: 1, 2: 7}  # of the two stages, as in the paper
 _TOKENS = ("<unk>", "<s>", "</s>", "<video>", "<sks>", "[INST]", "[/INST]", "Video", "</")  # id = place
 
 TINY = {
@@ -91,6 +93,23 @@ def make_processor(config: PVChatConfig) -> PVChatProcessor:
     return PVChatProcessor(video_processor, fast, num_tiles=config.num_tiles, tokens_per_tile=config.tokens_per_tile)
 
 
+def make_model(size: str, profile: str, num_vision_layers: int = 0, seed: int = 0, dtype=torch.float32):
+    """A model with random weights that can learn a subject. `"reference"` trains what the authors' script trains.
+
+    That is the profile `paper` without encoder blocks: subject tokens, Q-Former, routers and LoRA (rank 16). The LoRA
+    of the tiny model have rank 2, or they would be a tenth of it.
+    """
+    torch.manual_seed(seed)
+    base = PVChatForConditionalGeneration._from_config(config_of(size), dtype=dtype)
+    shape = AdapterSettings(
+        profile="light" if profile == "light" else "paper",
+        num_vision_layers=0 if profile == "reference" else num_vision_layers,
+        rank=2 if size == "tiny" else None,
+        dropout=0.0 if size == "tiny" else 0.1,
+    )
+    return build_subject_model(base, shape, seed)
+
+
 # -- data -------------------------------------------------------------------------------------------------------------
 
 
@@ -131,24 +150,8 @@ def question_of(category: str, number: int) -> dict[str, Any]:
     }
 
 
-# -- counter ----------------------------------------------------------------------------------------------------------
-
-
-def _attention(query, key, value, *args, out_shape=None, **kwargs) -> int:
-    return sdpa_flop_count(query, key, value)
-
-
-# PyTorch's counter knows the attention kernels of GPUs only.
-_CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
-
-
-def count_flops(function: Callable[[], Any]) -> int:
-    """FLOPs of matrix products, convolutions and attention inside `function`, recomputation included.
-
-    A multiplication and an addition are two. Not counted: what works on one element at a time (norms, activations,
-    softmax outside of fused attention, dropout, rotary positions, the optimiser) and embedding look-ups.
-    """
-    counter = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
-    with counter:
-        function()
-    return counter.get_total_flops()
+def rows_of_stage(rows: list[dict[str, Any]], stage: int) -> list[dict[str, Any]]:
+    """The rows with the questions that a stage asks."""
+    if stage == 2:
+        return rows
+    return [row | {"qa": [q for q in row["qa"] if q["category"] in STILL_CATEGORIES]} for row in rows]

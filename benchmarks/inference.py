@@ -32,7 +32,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.cost_setup import NAME, config_of, count_flops, make_processor, make_rows
+from benchmarks.cost_setup import NAME, config_of, make_processor, make_rows
+from benchmarks.counters import count_flops
 from pvchat.errors import PVChatError
 from pvchat.files import write_json, write_text
 from pvchat.modeling_pvchat.modeling_pvchat import PVChatForConditionalGeneration

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -53,18 +54,22 @@ class FeatureCache:
         self.folder = Path(folder) / digest
 
     def fill(self, rows: Sequence[dict[str, Any]], batch_size: int = 8, progress: bool = False) -> FeatureCache:
-        """Encodes the clips that are missing, `batch_size` at a time. Each file appears whole or not at all."""
+        """Encodes the clips that are missing, `batch_size` at a time. Each file appears whole or not at all.
+
+        The files of a batch are read at the same time, and while the batch before it is encoded.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         missing = list({row["sha256"]: row for row in rows if not self._path(row["sha256"]).exists()}.values())
         device = self.model.vision_layernorm.weight.device
         training = self.model.training
         self.model.eval()
-        with tqdm(total=len(missing), desc="encode clips", unit="clip", disable=not progress) as bar:
+        bar = tqdm(total=len(missing), desc="encode clips", unit="clip", disable=not progress)
+        with bar, ThreadPoolExecutor(batch_size) as readers:
+            coming = [readers.submit(self._pixels, row["path"]) for row in missing[:batch_size]]
             for start in range(0, len(missing), batch_size):
-                batch = missing[start : start + batch_size]
-                pixels = self.processor.video_processor(
-                    videos=[row["path"] for row in batch], return_tensors="pt", still=self.still
-                )["pixel_values_videos"]
+                batch, following = (missing[i : i + batch_size] for i in (start, start + batch_size))
+                pixels = torch.cat([future.result() for future in coming])
+                coming = [readers.submit(self._pixels, row["path"]) for row in following]
                 # blocks that train in stage 2 are float32 copies in a bfloat16 base
                 mixed = torch.autocast(device.type, self.model.dtype, enabled=self.model.dtype != torch.float32)
                 with torch.no_grad(), mixed:
@@ -82,6 +87,11 @@ class FeatureCache:
         """(N, S, D) states of a clip."""
         with safe_open(self._path(sha256), "pt") as file:
             return file.get_tensor(NAME)
+
+    def _pixels(self, path: str) -> torch.Tensor:
+        """(1, N, T, 3, H, W) of a clip."""
+        videos = self.processor.video_processor(videos=[path], return_tensors="pt", still=self.still)
+        return videos["pixel_values_videos"]
 
     def _path(self, sha256: str) -> Path:
         return self.folder / f"{sha256[:32]}.safetensors"

@@ -50,7 +50,7 @@ class Study:
     """What to train and on whom.
 
     Args:
-        tables: names, see `variants.TABLES`.
+        tables: names, see `variants.TABLES`, or tables of one's own.
         out: folder of everything; a study in it goes on where it stopped.
         subjects: how many of the cartoon cast, when there is no `data`.
         seeds: how many; of training alone, each subject's dataset is the same for all.
@@ -62,7 +62,7 @@ class Study:
         workers, threads: jobs at a time, and processor threads of each (None: PyTorch's choice).
     """
 
-    tables: tuple[str, ...]
+    tables: tuple[str | Table, ...]
     out: Path
     subjects: int = 8
     seeds: int = 3

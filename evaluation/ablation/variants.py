@@ -107,8 +107,8 @@ PAPER_TOKENS = {0: 0.801, 4: 0.871, 8: 0.890, 12: 0.895, 16: 0.922, 20: 0.882}
 TABLES = ("attention", "losses", "data", "tokens", "stages")
 
 
-def tables_for(names: Sequence[str], own_tokens: int) -> list[Table]:
-    """The tables of these names.
+def tables_for(wanted: Sequence[str | Table], own_tokens: int) -> list[Table]:
+    """The tables of these names; a table of one's own stays as it is.
 
     Args:
         own_tokens: how many subject tokens the base has; with that many, a variant is the full system.
@@ -117,6 +117,8 @@ def tables_for(names: Sequence[str], own_tokens: int) -> list[Table]:
         PVChatError: there is no such table.
     """
     known = {table.name: table for table in (ATTENTION, LOSSES, DATA, STAGES)} | {"tokens": token_table(own_tokens)}
+    known |= {table.name: table for table in wanted if isinstance(table, Table)}
+    names = [table.name if isinstance(table, Table) else table for table in wanted]
     unknown = sorted(set(names) - set(known))
     if unknown:
         raise PVChatError(f"There is no ablation {', '.join(unknown)}; choose from {', '.join(TABLES)}.")

@@ -3,10 +3,10 @@
     python -m benchmarks.convergence --workers 2 --write docs/results
     python -m benchmarks.convergence --people 1
 
-People of a cast of their own (not those that scores are published for) are learned by several schedules. In each, every
-clip brings as many questions; a training pauses at fixed shares of them, answers the existence questions of the test
-split, and goes on. Time is that of the processor inside optimiser steps, of one thread: encoding clips, pauses and
-other work on the machine are left out.
+People of a cast of their own (not those that scores are published for) are learned by several schedules. In each,
+every clip brings as many questions; a training pauses at fixed shares of them, answers the existence questions of the
+test split, and goes on. Time is that of the processor inside optimiser steps, of one thread: encoding clips, pauses
+and other work on the machine are left out. Curves that are finished are kept in the work folder.
 """
 
 from __future__ import annotations
@@ -97,6 +97,9 @@ class Pauses(TrainerCallback):
 def curve(work: tuple[Setting, Subject], folder: Path, seed: int) -> list[dict[str, float]]:
     """One training: `seconds`, `balanced_accuracy` and `auroc` before the first step and at each pause."""
     setting, subject = work
+    path = folder / "curves" / f"{subject.key}-{setting.title}-seed {seed}.json"
+    if path.exists():
+        return json.loads(path.read_text(encoding="utf-8"))
     base, processor = load_base(str(EMBEDDED_BASE))
     settings = merged_settings(base_settings(EMBEDDED_BASE), schedule(*setting))
     shape = AdapterSettings(**{"profile": "light"} | settings["adapter"])
@@ -129,6 +132,8 @@ def curve(work: tuple[Setting, Subject], folder: Path, seed: int) -> list[dict[s
             trainer.train()
             controller, seconds = trainer.controller.state_dict(), pauses.seconds
             points += pauses.points
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, points)
     return points
 
 
@@ -208,7 +213,7 @@ def make_parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--people", type=int, default=3, help="cast members (default: 3)")
+    parser.add_argument("--people", type=int, default=2, help="cast members (default: 2)")
     parser.add_argument("--seed", type=int, default=0, help="of training (default: 0)")
     parser.add_argument("--out", type=Path, default=Path("runs/convergence"), help="work folder")
     parser.add_argument("--workers", type=int, default=1, help="trainings at a time, of one thread each (default: 1)")

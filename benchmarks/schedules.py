@@ -7,7 +7,7 @@ Cast members are learned by the schedule of the embedded base and by the referen
 Every clip brings as many questions in each stage by either; the video encoder is frozen, so both start from stored
 states and only the schedule differs. The table is that of `pvchat ablate`: the full system is the fast schedule, and
 the last column tests the other against it on the same questions. In the folder of an ablation its runs are taken over.
-`benchmarks.convergence` has the curves from which the rates were chosen, on other people.
+`benchmarks.convergence` draws the curves, on other people.
 """
 
 from __future__ import annotations
@@ -29,21 +29,28 @@ from pvchat.trainers.config import GROUPS, Stage2Config
 from pvchat.trainers.run import base_settings
 
 PASSES = {"1": 6, "2": 18}  # questions that a clip brings in each stage, by any schedule
-REFERENCE_RATE = 0.3  # times the rates of the embedded base; chosen with benchmarks.convergence
+# Times the rates of the embedded base. A step has a twelfth of the questions, and Adam's rate goes with the root of
+# the batch size (Malladi et al., 2022). benchmarks.convergence looks at other rates.
+REFERENCE_RATE = 0.3
 
 
 def schedule(questions: int, clips: int, rate: float) -> dict[str, dict[str, Any]]:
     """Training settings of the embedded base with another schedule.
 
     Args:
-        questions: of a clip in a step, a divisor of `PASSES`. clips: in a step.
+        questions: of a clip in a step, at most as many as `PASSES` has. clips: in a step.
         rate: factor on all learning rates.
     """
     own = base_settings(EMBEDDED_BASE)["train"]
     rates = {name: f"{name}_learning_rate" for name in GROUPS}
     train = {field: rate * own.get(field, getattr(Stage2Config, field)) for field in rates.values()}
     train |= {"qa_per_video": questions, "per_device_train_batch_size": clips}
-    return {"train": train} | {stage: {"num_train_epochs": count // questions} for stage, count in PASSES.items()}
+    settings: dict[str, dict[str, Any]] = {"train": train}
+    for stage, count in PASSES.items():
+        settings[stage] = {"num_train_epochs": max(1, count // questions)}
+        if questions > count:
+            settings[stage]["qa_per_video"] = count
+    return settings
 
 
 def table(rate: float = REFERENCE_RATE) -> Table:

@@ -227,7 +227,13 @@ class FullSteps:
         features = shapes.features(blocks - (VISION_LAYERS["full"] if profile == "paper" else 0))
         args = Stage2Config(str(self.folder / "out"), disable_tqdm=True, use_cpu=True)
         trainer = shapes.trainer(
-            trainer_class, args, rows, self.processor, profile, features=features if cached else None, grouped=grouped
+            trainer_class,
+            args,
+            rows,
+            self.processor,
+            "light" if profile == "light" else "paper",
+            features=features if cached else None,
+            grouped=grouped,
         )
         set_checkpointing(trainer, checkpointing)
         batch = shapes.batch(trainer.data_collator(rows))

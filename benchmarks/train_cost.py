@@ -5,10 +5,10 @@
     python -m benchmarks.train_cost --size full --count-only
 
 Both train the same values (what the authors' script really trains) of the same model on the same clips and questions
-for the same epochs: one on first frames, seven on clips. The reference takes two questions a step, and encodes the clip
-of each again; ours takes clips with all of their questions, and starts from stored encoder states. The two take turns,
-step by step. Measured is one epoch of each stage on five clips, and repeated in the sums as often as the schedule has
-it (an epoch costs what the one before cost). `--size full` is the published system with random weights on a GPU.
+for the same epochs: one on first frames, seven on clips. The reference takes two questions a step, and encodes the
+clip of each again; ours takes clips with all of their questions, and starts from stored encoder states. The two take
+turns, step by step. Measured is one epoch of each stage on five clips; the sums repeat it as often as the schedule
+does (an epoch costs what the one before cost). `--size full` is the published system with random weights on a GPU.
 `--count-only` counts its FLOPs from shapes, anywhere.
 
 Generous to the reference: its encoder attention is the fused one here, its clips are small files.
@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pvchat.errors import PVChatError
+from pvchat.cli import calm_libraries
 from pvchat.files import write_json, write_text
 from pvchat.passport import passport, passport_line
 from pvchat.trainers.config import Stage1Config, Stage2Config
@@ -325,8 +325,8 @@ def markdown(result: dict[str, Any]) -> str:
     lines = [f"# Cost of training a subject, `{result['size']}`", "", passport_line(result["passport"]), ""]
     share = 100 * result["vision_share_of_reference"]
     lines.append(
-        f"{EPOCHS[1]} epoch of first frames and {EPOCHS[2]} of clips, {result['clips']} clips with 18 questions each on "
-        f"average. Encoding is {share:.0f} % of the reference's FLOPs in stage 2."
+        f"{EPOCHS[1]} epoch of first frames and {EPOCHS[2]} of clips, {result['clips']} clips with 18 questions each "
+        f"on average. Encoding is {share:.0f} % of the reference's FLOPs in stage 2."
     )
     if result["extrapolated"]:
         lines.append(f"Extrapolated from measured steps: {', '.join(result['extrapolated'])}.")
@@ -370,7 +370,7 @@ TITLES = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.train_cost",
         description=__doc__,
@@ -384,11 +384,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="also write train_cost.{json,md} there")
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
     args = parser.parse_args(argv)
-    from pvchat.cli import calm_libraries
-
     calm_libraries()
     if args.size == "full" and not args.count_only and not torch.cuda.is_available():
-        raise PVChatError("The full size needs a GPU and there is none here; count its FLOPs with --count-only.")
+        print(
+            "benchmarks.train_cost: the full size needs a GPU, and there is none here; --count-only counts its FLOPs.",
+            file=sys.stderr,
+        )
+        return 1
     if args.threads:
         torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as name:
@@ -406,8 +408,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     print(markdown(result))
     if args.json:
         print(json.dumps(result))
-    return result
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

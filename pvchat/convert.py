@@ -38,6 +38,12 @@ MAX_SHARD_SIZE = "1GB"
 HUB_FILES = ["*.json", "*.safetensors", "*.bin", "*.model", "*.jinja", "*.txt"]
 SUBJECT_TOKENS = "model.subject_tokens.weight"
 VOCABULARY = ("model.language_model.embed_tokens.weight", "lm_head.weight")
+# For the trainers: a step of one clip at a time that recomputes activations fits 24 GB (docs/training_cost.md).
+TRAINING = {
+    "gradient_checkpointing": True,
+    "per_device_train_batch_size": 1,
+    "gradient_accumulation_steps": 4,
+}
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _NOT_HD = re.compile(r"internvideo2[-_]chat[-_]8b", re.IGNORECASE)
 
@@ -222,6 +228,7 @@ class ToPVChat:
         self.config.architectures = [type(self.model).__name__]
         custom_object_save(self.model, folder, config=self.config)
         self.config.save_pretrained(folder)
+        write_json(folder / "training.json", {"train": TRAINING})
         self.model.generation_config.save_pretrained(folder)
         if self.processor is not None:
             self.processor.save_pretrained(folder)

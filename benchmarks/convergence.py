@@ -63,10 +63,12 @@ class Setting(NamedTuple):
         return f"{self.questions} x {self.clips}, rates x {self.rate:g}"
 
 
-SETTINGS = tuple(
-    Setting(questions, clips, rate)
-    for questions, clips, rates in ((1, 2, (0.3, 1)), (6, 4, (0.3, 1, 3)), (18, 4, (1, 3)))
-    for rate in rates
+SETTINGS = (
+    Setting(1, 2, 0.3),  # the reference's step
+    Setting(6, 4, 1),  # the embedded base's
+    Setting(6, 4, 3),
+    Setting(18, 4, 1),
+    Setting(18, 4, 3),
 )
 
 

@@ -59,8 +59,8 @@ TINY = {
     },
 }
 
-# As `TINY`, with narrow heads in a wide language model: attention over 18 questions in a row is a sixth of a step's FLOPs
-# here, and a twelfth at full size. In `TINY` it would be most of them.
+# As `TINY`, with narrow heads in a wide language model: attention over 18 questions in a row is a sixth of a step's
+# FLOPs here, and a twelfth at full size.
 SMALL = {
     "vision_config": TINY["vision_config"] | {"hidden_size": 208, "intermediate_size": 910},
     "qformer_config": TINY["qformer_config"],

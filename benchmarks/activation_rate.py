@@ -12,8 +12,6 @@ The embedded model and its cartoon world are a test bench: the numbers say nothi
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,15 +21,17 @@ import matplotlib
 import numpy as np
 import torch
 
+from pvchat.cli import calm_libraries
 from pvchat.dataset_builder import load_local
 from pvchat.dataset_builder.cartoon import cast
 from pvchat.evaluation import figures, write_report
 from pvchat.evaluation.ablation.subjects import write_cast_files
 from pvchat.evaluation.report import WITHOUT, read_histories
-from pvchat.files import write_json, write_text
 from pvchat.passport import passport, passport_line
 from pvchat.runs import EMBEDDED_BASE, personalize
 from pvchat.trainers.run import base_settings, merged_settings, train_subject
+
+from .command import command_line, make_parser, publish
 
 TEST_POSITIVES = 20  # test clips of the member, as many of others
 TOLERANCE = 0.1
@@ -88,20 +88,16 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = make_parser("activation_rate", __doc__, "activation_rate.{json,md,png}")
     parser.add_argument("--out", type=Path, default=Path("runs/activation_rate"), help="work folder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="processor threads (default: PyTorch's)")
-    parser.add_argument("--write", type=Path, metavar="FOLDER", help="also write activation_rate.{json,md,png} there")
-    parser.add_argument("--json", action="store_true", help="print one JSON object last")
     args = parser.parse_args(argv)
-    from pvchat.cli import calm_libraries
-
     calm_libraries()
     if args.threads:
         torch.set_num_threads(args.threads)
-    command = "python -m benchmarks.activation_rate " + " ".join(sys.argv[1:] if argv is None else argv)
+    command = command_line("activation_rate", argv)
     progress = sys.stderr.isatty()
     (member,) = cast(1)
     files = write_cast_files(member, args.out / "files", args.seed, TEST_POSITIVES)
@@ -113,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         test_clips=files.test_clips,
         seed=args.seed,
         progress=progress,
-        command=command.strip(),
+        command=command,
     )
     dataset = load_local(run.folder / "dataset")
     train_subject(EMBEDDED_BASE, dataset, run.folder / WITHOUT, seed=args.seed, settings=OFF, progress=progress)
@@ -122,18 +118,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     config = {"base": EMBEDDED_BASE.name, "dataset": dataset.hash, "threads": torch.get_num_threads()}
     config["settings"] = merged_settings(base_settings(EMBEDDED_BASE))
     result = {name: curve_of(own) for name, own in histories.items()}
-    result["passport"] = passport(command.strip(), config, args.seed)
+    result["passport"] = passport(command, config, args.seed)
+    publish(result, markdown(result), "activation_rate", args)
     if args.write:
-        write_json(args.write / "activation_rate.json", result)
-        write_text(args.write / "activation_rate.md", markdown(result))
         with matplotlib.rc_context(figures.STYLE):
             figures.training(histories["with"], histories["without"]).savefig(args.write / "activation_rate.png")
-    print(markdown(result))
     print(f"Report: {page}", file=sys.stderr)
-    if args.json:
-        print(json.dumps(result))
-    return result
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -37,7 +37,7 @@ from pvchat.evaluation.ablation.subjects import Subject, build_cast_dataset
 from pvchat.evaluation.metrics import existence_scores
 from pvchat.evaluation.runner import Asking
 from pvchat.evaluation.scoring import existence_answers
-from pvchat.files import write_json, write_text
+from pvchat.files import write_json
 from pvchat.passport import passport, passport_line
 from pvchat.session import EMBEDDED_BASE, VideoChat
 from pvchat.trainers.adapter import AdapterSettings, build_subject_model, start_from_clips
@@ -45,6 +45,7 @@ from pvchat.trainers.collator import training_rows
 from pvchat.trainers.features import FeatureCache
 from pvchat.trainers.run import STAGES, base_settings, merged_settings
 
+from .command import command_line, make_parser, publish
 from .schedules import PASSES, schedule
 
 CAST_SEED = 101
@@ -209,25 +210,18 @@ def start_worker(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.convergence",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = make_parser("convergence", __doc__, "convergence.{json,md,png}")
     parser.add_argument("--people", type=int, default=2, help="cast members (default: 2)")
     parser.add_argument("--seed", type=int, default=0, help="of training (default: 0)")
     parser.add_argument("--out", type=Path, default=Path("runs/convergence"), help="work folder")
     parser.add_argument("--workers", type=int, default=1, help="trainings at a time, of one thread each (default: 1)")
-    parser.add_argument("--write", type=Path, metavar="FOLDER", help="also write convergence.{json,md,png} there")
-    parser.add_argument("--json", action="store_true", help="print one JSON object last")
-    return parser
+    return parser.parse_args(argv)
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    args = make_parser().parse_args(argv)
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse(argv)
     calm_libraries()
-    command = " ".join(["python -m benchmarks.convergence", *(sys.argv[1:] if argv is None else argv)])
     curves: dict[str, list] = {setting.title: [] for setting in SETTINGS}
     with ProcessPoolExecutor(args.workers, get_context("spawn"), start_worker, (1,)) as pool:
         build = partial(build_subject, folder=args.out, seed=CAST_SEED)
@@ -244,17 +238,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     result = {
         "settings": {title: means(own) for title, own in curves.items()},
         "curves": curves,
-        "passport": passport(command, config, args.seed),
+        "passport": passport(command_line("convergence", argv), config, args.seed),
     }
+    publish(result, markdown(result), "convergence", args)
     if args.write:
-        write_json(args.write / "convergence.json", result)
-        write_text(args.write / "convergence.md", markdown(result))
         figure(result["settings"]).savefig(args.write / "convergence.png", dpi=110)
-    print(markdown(result))
-    if args.json:
-        print(json.dumps(result))
-    return result
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

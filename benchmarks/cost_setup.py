@@ -33,8 +33,8 @@ _TOKENS = ("<unk>", "<s>", "</s>", "<video>", "<sks>", "[INST]", "[/INST]", "Vid
 
 TINY = {
     "vision_config": {
-        "hidden_size": 160,
-        "intermediate_size": 700,
+        "hidden_size": 208,
+        "intermediate_size": 910,
         "num_hidden_layers": 5,
         "num_attention_heads": 4,
         "image_size": 64,
@@ -48,35 +48,27 @@ TINY = {
         "has_text_branch": False,
         "routing_start_layer": 2,
     },
-    "text_config": {
+    "text_config": {  # narrow heads in a wide model: attention over 18 questions in a row would cost too much else
         "model_type": "mistral",
-        "hidden_size": 128,
-        "intermediate_size": 448,
-        "num_hidden_layers": 4,
+        "hidden_size": 512,
+        "intermediate_size": 1792,
+        "num_hidden_layers": 1,
         "num_attention_heads": 4,
         "num_key_value_heads": 1,
+        "head_dim": 32,
         "sliding_window": None,
     },
 }
 
-# As `TINY`, with narrow heads in a wide language model: attention over 18 questions in a row is a sixth of a step's
-# FLOPs here, and a twelfth at full size.
-SMALL = {
-    "vision_config": TINY["vision_config"] | {"hidden_size": 208, "intermediate_size": 910},
-    "qformer_config": TINY["qformer_config"],
-    "text_config": TINY["text_config"]
-    | {"hidden_size": 512, "intermediate_size": 1792, "num_hidden_layers": 1, "head_dim": 32},
-}
-
 
 def config_of(size: str) -> PVChatConfig:
-    """`"tiny"`, `"small"` or `"full"`; the ids of `<video>` and `<sks>` are those of `make_processor`'s tokenizer."""
+    """`"tiny"` or `"full"`; the ids of `<video>` and `<sks>` are those of `make_processor`'s tokenizer."""
     ids = {"video_token_id": _TOKENS.index("<video>"), "subject_token_id": _TOKENS.index("<sks>")}
     if size == "full":
         config = PVChatConfig(**ids)
         config.qformer_config.routing = "none"  # as in a base; `build_subject_model` inserts the routers
         return config
-    config = PVChatConfig(**{"tiny": TINY, "small": SMALL}[size], **ids)
+    config = PVChatConfig(**TINY, **ids)
     config.qformer_config.routing = "none"
     config.text_config.vocab_size = 256 + len(_TOKENS)
     return config

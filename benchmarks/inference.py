@@ -22,7 +22,6 @@ depend on them. `full` is the published size, in bfloat16.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -32,13 +31,14 @@ from typing import Any
 
 import torch
 
-from benchmarks.cost_setup import NAME, config_of, make_processor, make_rows
-from benchmarks.counters import count_flops
 from pvchat.errors import PVChatError
-from pvchat.files import write_json, write_text
 from pvchat.modeling_pvchat.modeling_pvchat import PVChatForConditionalGeneration
 from pvchat.passport import passport, passport_line
 from pvchat.session import VideoChat
+
+from .command import command_line, make_parser, publish
+from .cost_setup import NAME, config_of, make_processor, make_rows
+from .counters import count_flops
 
 MEMORY_GB = 20  # 16.9 of weights, and caches
 PARTS = ("vision", "prefix", "question")
@@ -271,12 +271,8 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.inference",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = make_parser("inference", __doc__, "inference.{json,md}")
     parser.add_argument("--size", choices=("tiny", "full"), default="tiny", help="full needs a GPU (default: tiny)")
     parser.add_argument("--questions", type=int, default=18, help="about one video (default: 18, as in training)")
     parser.add_argument("--tokens", type=int, default=22, help="of an answer (default: 22)")
@@ -284,9 +280,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=int, default=5, help="measurements of each (default: 5)")
     parser.add_argument("--threads", type=int, help="processor threads (default: PyTorch's)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--write", type=Path, metavar="FOLDER", help="also write inference.{json,md} there")
-    parser.add_argument("--json", action="store_true", help="print one JSON object last")
-    return parser
+    return parser.parse_args(argv)
 
 
 def run(args: argparse.Namespace, command: str) -> dict[str, Any]:
@@ -322,22 +316,15 @@ def run(args: argparse.Namespace, command: str) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = make_parser().parse_args(argv)
+    args = parse(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
-    command = " ".join(["python -m benchmarks.inference", *(sys.argv[1:] if argv is None else argv)])
     try:
-        result = run(args, command)
+        result = run(args, command_line("inference", argv))
     except PVChatError as error:
         print(f"benchmarks.inference: {error}", file=sys.stderr)
         return 1
-    page = markdown(result)
-    if args.write:
-        write_json(args.write / "inference.json", result)
-        write_text(args.write / "inference.md", page)
-    print(page)
-    if args.json:
-        print(json.dumps(result))
+    publish(result, markdown(result), "inference", args)
     return 0
 
 

@@ -11,10 +11,11 @@ import torch
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from benchmarks.cost_setup import ANSWER_TOKENS, config_of, make_model
-from benchmarks.step_pairs import BATCH, EPOCHS, QUESTIONS, Bench, Row, in_turn
 from pvchat.trainers.collator import IGNORED
 from pvchat.trainers.video_stage import VideoStageTrainer
+
+from .cost_setup import ANSWER_TOKENS, config_of, make_model
+from .step_pairs import BATCH, EPOCHS, QUESTIONS, Bench, Row, in_turn
 
 CLIPS = 81  # of the paper's training split
 CHUNK = 64  # answer tokens whose logits exist at a time

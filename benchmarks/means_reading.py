@@ -12,9 +12,13 @@ from torch.nn import functional as F
 from torch.nn.attention.flex_attention import flex_attention
 from torch.utils.data import DataLoader
 
-from benchmarks.cost_setup import QUESTION_TOKENS, config_of
-from benchmarks.counters import count_flops
-from benchmarks.step_pairs import (
+from pvchat.trainers.collator import IGNORED, group_mask
+from pvchat.trainers.features import NAME as STATES
+from pvchat.trainers.features import FeatureCache
+
+from .cost_setup import QUESTION_TOKENS, config_of
+from .counters import count_flops
+from .step_pairs import (
     BATCH,
     EPOCHS,
     QUESTIONS,
@@ -23,9 +27,6 @@ from benchmarks.step_pairs import (
     Row,
     in_turn,
 )
-from pvchat.trainers.collator import IGNORED, group_mask
-from pvchat.trainers.features import NAME as STATES
-from pvchat.trainers.features import FeatureCache
 
 # -- the video --------------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,6 @@ The embedded model and its cartoon world are a test bench: the numbers say nothi
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -26,11 +25,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from pvchat.cli import calm_libraries
+from pvchat.cli.arguments import read_settings
 from pvchat.dataset_builder.cartoon import cast
 from pvchat.evaluation.ablation.subjects import cast_recipe, write_cast_files
-from pvchat.files import write_json
 from pvchat.passport import passport, passport_line
 from pvchat.runs import EMBEDDED_BASE, evaluate_adapter, personalize
+
+from .command import command_line, make_parser, publish
 
 SCORES = ("balanced_accuracy", "false_accept_lookalike", "false_accept_stranger", "auroc")
 ABLATED = ("scene", "animated", "portrait", "hard_negative", "random_negative")
@@ -132,8 +134,8 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = make_parser("one_shot", __doc__, "one_shot.{json,md}")
     parser.add_argument("--subjects", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0, help="picks the cast and everything that is drawn (default: 0)")
     parser.add_argument("--recipes", default="light,oracle", help="comma-separated (default: light,oracle)")
@@ -141,21 +143,16 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--positives", type=int, default=20, help="test clips of the subject; as many of others")
     parser.add_argument("--base", default=None, help="checkpoint folder (default: the embedded pvchat-cartoon)")
     parser.add_argument("--out", type=Path, default=None, help="work folder (default: runs/one_shot-SEED)")
-    parser.add_argument("--write", type=Path, help="folder to write one_shot.json and one_shot.md into")
     parser.add_argument("--workers", type=int, default=1, help="subjects learned at the same time (default: 1)")
     parser.add_argument("--threads", type=int, default=1, help="of each worker (default: 1)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object last")
     parser.add_argument("--config", type=Path, metavar="YAML", help="training settings, as of pvchat train")
     args = parser.parse_args(argv)
     if args.subjects < 2:
         parser.error("--subjects must be at least 2: each is the wrong subject of another")
-    from pvchat.cli import calm_libraries
-    from pvchat.cli.arguments import read_settings
-
     calm_libraries()
     args.settings = read_settings(args.config)
     args.progress = sys.stderr.isatty()
-    args.command_line = "python -m benchmarks.one_shot " + " ".join(sys.argv[1:] if argv is None else argv)
+    args.command_line = command_line("one_shot", argv)
     folder = args.out or Path("runs") / f"one_shot-{args.seed}"
     members = cast(args.subjects, seed=args.seed)
     names = args.recipes.split(",") + ([f"light-without-{origin}" for origin in ABLATED] if args.ablate else [])
@@ -179,13 +176,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     config |= {"workers": args.workers, "threads": args.threads}
     about = passport(args.command_line, config | {"base": Path(args.base or EMBEDDED_BASE).name}, args.seed)
     result = {"recipes": recipes, "controls": controls, "passport": about}
-    if args.write:
-        write_json(args.write / "one_shot.json", result)
-        (args.write / "one_shot.md").write_text(markdown(result), encoding="utf-8")
-    print(markdown(result))
-    if args.json:
-        print(json.dumps({**recipes, "controls": controls, "passport": about}))
-    return result
+    publish(result, markdown(result), "one_shot", args)
+    return 0
 
 
 def control_score(scores: dict[str, Any], control: str) -> float | None:
@@ -193,4 +185,4 @@ def control_score(scores: dict[str, Any], control: str) -> float | None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

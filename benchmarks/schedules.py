@@ -28,6 +28,8 @@ from pvchat.session import EMBEDDED_BASE
 from pvchat.trainers.config import GROUPS, Stage2Config
 from pvchat.trainers.run import base_settings
 
+from .command import command_line, make_parser
+
 PASSES = {"1": 6, "2": 18}  # questions that a clip brings in each stage, by any schedule
 # Times the rates of the embedded base. A step has a twelfth of the questions, and Adam's rate goes with the root of
 # the batch size (Malladi et al., 2022). benchmarks.convergence looks at other rates.
@@ -68,27 +70,21 @@ def table(rate: float = REFERENCE_RATE) -> Table:
     )
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.schedules",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = make_parser("schedules", __doc__, "ablation_schedule.{json,md}")
     parser.add_argument("--subjects", type=int, default=8, help="cast members (default: 8)")
     parser.add_argument("--seeds", type=int, default=3, help="of training (default: 3)")
     parser.add_argument("--seed", type=int, default=0, help="picks the cast, and the first seed (default: 0)")
     parser.add_argument("--out", type=Path, default=Path("runs/ablate"), help="work folder (default: runs/ablate)")
     parser.add_argument("--workers", type=int, default=1, help="trainings at a time (default: 1)")
     parser.add_argument("--threads", type=int, default=1, help="of each (default: 1)")
-    parser.add_argument("--write", type=Path, metavar="FOLDER", help="also write ablation_schedule.{json,md} there")
-    parser.add_argument("--json", action="store_true", help="print one JSON object last")
-    return parser
+    return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = make_parser().parse_args(argv)
+    args = parse(argv)
     calm_libraries()
-    command = " ".join(["python -m benchmarks.schedules", *(sys.argv[1:] if argv is None else argv)])
+    command = command_line("schedules", argv)
 
     def progress(what: str, done: int, total: int, last: str) -> None:
         print(f"{what} {done}/{total}  {last}", file=sys.stderr, flush=True)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from benchmarks.cost_setup import make_model
+from .cost_setup import make_model
 
 
 class ShapesOnly:

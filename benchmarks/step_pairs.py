@@ -15,9 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.cost_setup import QUESTION_TOKENS, config_of, make_model, make_processor, make_rows
-from benchmarks.counters import LiveBytes, clock, count_flops, optimizer_tensors
-from benchmarks.shapes_only import ShapesOnly
 from pvchat.dataset_builder import load_local
 from pvchat.dataset_builder.recipe import get_recipe
 from pvchat.modeling_pvchat.processing_pvchat import PVChatProcessor
@@ -26,6 +23,10 @@ from pvchat.trainers.collator import IGNORED, training_rows
 from pvchat.trainers.config import Stage2Config
 from pvchat.trainers.features import FeatureCache
 from pvchat.trainers.video_stage import VideoStageTrainer
+
+from .cost_setup import QUESTION_TOKENS, config_of, make_model, make_processor, make_rows
+from .counters import LiveBytes, clock, count_flops, optimizer_tensors
+from .shapes_only import ShapesOnly
 
 QUESTIONS = 18  # of a clip, on average: 1,455 of 81 clips
 EPOCHS = 7  # of stage 2
@@ -93,6 +94,7 @@ class Side:
 
 
 def set_checkpointing(trainer, on: bool) -> None:
+    """Activation checkpointing of the trainer's model, which may be shared, on or off."""
     base = trainer.model.get_base_model()
     if on:
         base.activation_checkpointing_enable()

@@ -16,8 +16,6 @@ Generous to the reference: its encoder attention is the fused one here, its clip
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -30,16 +28,17 @@ import numpy as np
 import torch
 
 from pvchat.cli import calm_libraries
-from pvchat.files import write_json, write_text
 from pvchat.passport import passport, passport_line
 from pvchat.trainers.config import Stage1Config, Stage2Config
 from pvchat.trainers.features import FeatureCache
 from pvchat.trainers.image_stage import ImageStageTrainer
 from pvchat.trainers.video_stage import VideoStageTrainer
 
+from .command import command_line, make_parser, publish
 from .cost_setup import EPOCHS, config_of, make_model, make_processor, make_rows, rows_of_stage
 from .counters import LiveBytes, clock, count_flops, matmul_rate, operator_shares, optimizer_tensors, total_bytes
 from .shapes_only import ShapesOnly
+from .step_pairs import set_checkpointing
 
 CLIPS = 81  # of the paper's training split, with 1,455 questions
 MEASURED_CLIPS = 5  # with 90
@@ -85,7 +84,7 @@ def epoch_batches(name: str, rows: list[dict], batch_size: int, rng: np.random.G
     return [[rows[i] for i in order[start : start + batch_size]] for start in range(0, len(rows), batch_size)]
 
 
-def in_turn(batches: dict[str, list]) -> Iterator[tuple[str, list[dict]]]:
+def merged_steps(batches: dict[str, list]) -> Iterator[tuple[str, list[dict]]]:
     """The steps of both schedules, merged so that both are as far at any time."""
     steps = [
         ((i + 1) / len(own), name, batch) for name, own in batches.items() for i, batch in enumerate(own)
@@ -113,15 +112,6 @@ def make_trainers(build, stage: int, rows, processor, features, folder: Path, si
     return trainers
 
 
-def set_checkpointing(trainer, on: bool | None = None) -> None:
-    """Activation checkpointing of the shared model as this schedule has it (or on, or off)."""
-    base = trainer.model.get_base_model()
-    if trainer.args.gradient_checkpointing if on is None else on:
-        base.activation_checkpointing_enable()
-    else:
-        base.activation_checkpointing_disable()
-
-
 def autocast(trainer):
     """What `Trainer.train` puts around the model, and a step taken alone lacks."""
     return torch.autocast(trainer.args.device.type, torch.bfloat16, enabled=trainer.args.bf16)
@@ -136,7 +126,7 @@ def backward_pass(trainer, batch: dict[str, Any]) -> None:
 
 def take_step(trainer, rows: list[dict[str, Any]]) -> dict[str, float]:
     """One step as in training; seconds of its parts."""
-    set_checkpointing(trainer)
+    set_checkpointing(trainer, trainer.args.gradient_checkpointing)
     times = [clock()]
     batch = trainer.data_collator(rows)
     times.append(clock())
@@ -152,9 +142,7 @@ def take_step(trainer, rows: list[dict[str, Any]]) -> dict[str, float]:
 # -- counts -----------------------------------------------------------------------------------------------------------
 
 
-def count_epoch(
-    trainer, batches: list[list[dict]], checkpointing: bool | None = None, shapes: ShapesOnly | None = None
-) -> int:
+def count_epoch(trainer, batches: list[list[dict]], checkpointing: bool, shapes: ShapesOnly | None = None) -> int:
     """FLOPs of the forward and backward passes of these batches; batches of one shape are counted once."""
     set_checkpointing(trainer, checkpointing)
     total, seen = 0, {}
@@ -183,8 +171,9 @@ def count_encoding(trainer, rows: list[dict], shapes: ShapesOnly | None = None) 
 def count_stage(trainers: dict[str, Any], rows, batch_size: int, shapes: ShapesOnly | None = None) -> dict[str, int]:
     """FLOPs of one epoch of each schedule, and of encoding all clips once."""
     batches = {name: epoch_batches(name, rows, batch_size, np.random.default_rng(0)) for name in SCHEDULES}
-    counts = {name: count_epoch(trainers[name], batches[name], shapes=shapes) for name in SCHEDULES}
-    if trainers["ours"].args.gradient_checkpointing:
+    recomputes = {name: trainers[name].args.gradient_checkpointing for name in SCHEDULES}
+    counts = {name: count_epoch(trainers[name], batches[name], recomputes[name], shapes) for name in SCHEDULES}
+    if recomputes["ours"]:
         counts["ours_keeping_activations"] = count_epoch(trainers["ours"], batches["ours"], False, shapes)
     return counts | {"encode": count_encoding(trainers["reference"], rows, shapes)}
 
@@ -248,7 +237,7 @@ def measure(size: str, folder: Path, batch_size: int, seed: int) -> dict[str, An
         entry["peak_bytes"] = {n: step_peak(trainers[n], first[n], trainers[others[n]]) for n in SCHEDULES}
         entry["operators"] = {n: operator_shares(partial(take_step, trainers[n], first[n])) for n in SCHEDULES}
         seconds = {name: {"read": 0.0, "forward_backward": 0.0, "update": 0.0} for name in SCHEDULES}
-        for name, batch in in_turn({n: epoch_batches(n, own, batch_size, rng) for n in SCHEDULES}):
+        for name, batch in merged_steps({n: epoch_batches(n, own, batch_size, rng) for n in SCHEDULES}):
             for part, taken in take_step(trainers[name], batch).items():
                 seconds[name][part] += taken
         result["stages"][stage] = entry | {"seconds": seconds}
@@ -344,6 +333,8 @@ def markdown(result: dict[str, Any]) -> str:
                 f" {row['seconds']:.1f} | {row['wall_ratio']:.2f} | {row['samples_per_second']:.1f} | {peak} "
                 f"| {row['flops_per_second'] / 1e9:.1f} ({100 * row['of_matmul_rate']:.0f} %) |"
             )
+        elif timed:  # counted only
+            line += " |" * 5
         lines.append(line)
     if timed:
         lines += ["", "Where the time of the measured steps goes:", ""]
@@ -371,18 +362,12 @@ TITLES = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.train_cost",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--size", choices=("small", "full"), default="small", help="default: small")
+    parser = make_parser("train_cost", __doc__, "train_cost.{json,md}")
+    parser.add_argument("--size", choices=("tiny", "full"), default="tiny", help="default: tiny")
     parser.add_argument("--count-only", action="store_true", help="of `full`: FLOPs from shapes, no GPU, no times")
     parser.add_argument("--batch", type=int, default=1, help="clips of a step of ours (default: 1, nothing is padded)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="processor threads (default: PyTorch's)")
-    parser.add_argument("--write", type=Path, metavar="FOLDER", help="also write train_cost.{json,md} there")
-    parser.add_argument("--json", action="store_true", help="print one JSON object last")
     args = parser.parse_args(argv)
     calm_libraries()
     if args.size == "full" and not args.count_only and not torch.cuda.is_available():
@@ -398,16 +383,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             measured = count_full(Path(name), args.batch)
         else:
             measured = measure(args.size, Path(name), args.batch, args.seed)
-    command = ["python", "-m", "benchmarks.train_cost", *(sys.argv[1:] if argv is None else argv)]
     config = {"batch": args.batch, "epochs": EPOCHS, "threads": torch.get_num_threads()}
-    result = summary(measured, args.size) | {"passport": passport(command, config, args.seed)}
-    if args.write:
-        stem = "train_cost_full" if args.size == "full" else "train_cost"
-        write_json(args.write / f"{stem}.json", result)
-        write_text(args.write / f"{stem}.md", markdown(result))
-    print(markdown(result))
-    if args.json:
-        print(json.dumps(result))
+    result = summary(measured, args.size) | {"passport": passport(command_line("train_cost", argv), config, args.seed)}
+    publish(result, markdown(result), "train_cost_full" if args.size == "full" else "train_cost", args)
     return 0
 
 

@@ -14,7 +14,6 @@ the profile is `light` where it makes no difference. Weights are random: cost do
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -25,11 +24,12 @@ from typing import Any
 
 import torch
 
-from benchmarks import means_memory, means_reading
-from benchmarks.step_pairs import BATCH, QUESTIONS, Bench, Row
 from pvchat.errors import PVChatError
-from pvchat.files import write_json, write_text
 from pvchat.passport import passport, passport_line
+
+from . import means_memory, means_reading
+from .command import command_line, make_parser, publish
+from .step_pairs import BATCH, QUESTIONS, Bench, Row
 
 MEANS: dict[str, Callable[[Bench], list[Row]]] = {
     "cache": means_reading.cached_states,
@@ -96,12 +96,8 @@ def run(args: argparse.Namespace, command: str) -> dict[str, Any]:
     return {"rows": rows, "passport": passport(command, config, args.seed)}
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.training_means",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = make_parser("training_means", __doc__, "training_means.{json,md}")
     parser.add_argument("--only", nargs="+", choices=list(MEANS), metavar="NAME", help=f"of {', '.join(MEANS)}")
     parser.add_argument(
         "--dataset", type=Path, metavar="FOLDER", help="a built dataset, for the lengths (default: the paper's recipe)"
@@ -109,28 +105,19 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=int, default=3, help="timed steps of each way (default: 3)")
     parser.add_argument("--threads", type=int, help="processor threads (default: PyTorch's)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--write", type=Path, metavar="FOLDER", help="also write training_means.{json,md} there")
-    parser.add_argument("--json", action="store_true", help="print one JSON object last")
-    return parser
+    return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = make_parser().parse_args(argv)
+    args = parse(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
-    command = " ".join(["python -m benchmarks.training_means", *(sys.argv[1:] if argv is None else argv)])
     try:
-        result = run(args, command)
+        result = run(args, command_line("training_means", argv))
     except PVChatError as error:
         print(f"benchmarks.training_means: {error}", file=sys.stderr)
         return 1
-    page = markdown(result)
-    if args.write:
-        write_json(args.write / "training_means.json", result)
-        write_text(args.write / "training_means.md", page)
-    print(page)
-    if args.json:
-        print(json.dumps(result))
+    publish(result, markdown(result), "training_means", args)
     return 0
 
 

@@ -9,8 +9,6 @@ of the paper's recipe, or with 30, the most. What an allocator and a CUDA contex
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -18,9 +16,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pvchat.cli import calm_libraries
-from pvchat.files import write_json, write_text
 from pvchat.passport import passport, passport_line
 
+from .command import command_line, make_parser, publish
 from .cost_setup import make_rows
 from .means_memory import FOUR_BITS
 from .step_pairs import FullSteps, first_questions
@@ -114,26 +112,13 @@ def measure(folder: Path) -> dict[str, dict[str, int]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.training_memory",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--write", type=Path, metavar="FOLDER", help="also write training_memory.{json,md} there")
-    parser.add_argument("--json", action="store_true", help="print one JSON object last")
-    args = parser.parse_args(argv)
+    args = make_parser("training_memory", __doc__, "training_memory.{json,md}").parse_args(argv)
     calm_libraries()
-    command = " ".join(["python -m benchmarks.training_memory", *(sys.argv[1:] if argv is None else argv)])
     with tempfile.TemporaryDirectory() as name:
         ways = measure(Path(name))
-    result = {"ways": ways, "passport": passport(command, {"ways": [way._asdict() for way in WAYS]}, 0)}
-    page = markdown(result)
-    if args.write:
-        write_json(args.write / "training_memory.json", result)
-        write_text(args.write / "training_memory.md", page)
-    print(page)
-    if args.json:
-        print(json.dumps(result))
+    config = {"ways": [way._asdict() for way in WAYS]}
+    result = {"ways": ways, "passport": passport(command_line("training_memory", argv), config, 0)}
+    publish(result, markdown(result), "training_memory", args)
     return 0
 
 

@@ -1,11 +1,8 @@
 """Training on videos with many questions equals training on single questions."""
 
-import json
-
 import pytest
 import torch
 
-from benchmarks.grouped_training import main
 from pvchat.trainers.adapter import AdapterSettings, build_subject_model
 from pvchat.trainers.collator import training_rows
 from pvchat.trainers.config import Stage2Config
@@ -117,11 +114,3 @@ def test_accumulated_steps_equal_one_big_batch(tmp_path, rows):
     for name, update in runs[0].items():
         assert torch.allclose(update, runs[1][name], atol=1e-6), name
     assert max(update.abs().max() for update in runs[0].values()) > 1e-3
-
-
-def test_the_benchmark_prints_both_ratios_with_its_passport(capsys):
-    assert main(["--videos", "1", "--questions", "2", "--repeats", "1", "--json"]) == 0
-    result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
-    for what in ("cached", "encoder"):
-        assert result[what]["ratio"] == result[what]["ungrouped_seconds"] / result[what]["grouped_seconds"]
-    assert result["passport"]["config"]["questions"] == 2 and result["passport"]["seed"] == 0

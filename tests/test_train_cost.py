@@ -9,17 +9,25 @@ import pytest
 from benchmarks import train_cost, training_memory
 from benchmarks.cost_setup import config_of, make_model, make_processor, make_rows, rows_of_stage
 from benchmarks.step_pairs import FullSteps
-from benchmarks.train_cost import MEASURED_CLIPS, SCHEDULES, count_stage, epoch_batches, in_turn, make_trainers, totals
+from benchmarks.train_cost import (
+    MEASURED_CLIPS,
+    SCHEDULES,
+    count_stage,
+    epoch_batches,
+    make_trainers,
+    merged_steps,
+    totals,
+)
 from benchmarks.training_memory import LIMITS, WAYS, items_of
 from pvchat.trainers.features import FeatureCache
 
 
 @pytest.fixture(scope="module")
 def counts(tmp_path_factory):
-    """FLOPs of one epoch of each stage at small size, as `train_cost.measure` counts them."""
+    """FLOPs of one epoch of each stage at tiny size, as `train_cost.measure` counts them."""
     folder = tmp_path_factory.mktemp("cost")
-    model = make_model("small", "reference")
-    processor = make_processor(config_of("small"))
+    model = make_model("tiny", "reference")
+    processor = make_processor(config_of("tiny"))
     rows = make_rows(folder)
     inner = model.get_base_model().model
     stages = {}
@@ -28,7 +36,7 @@ def counts(tmp_path_factory):
         features = FeatureCache(inner, processor, folder / "features", len(inner.vision_tower.layers), stage == 1)
         features.fill(own)
         build = partial(train_cost.build, model)
-        trainers = make_trainers(build, stage, own, processor, features, folder, "small", seed=0)
+        trainers = make_trainers(build, stage, own, processor, features, folder, "tiny", seed=0)
         stages[stage] = {"flops": count_stage(trainers, own, 1)}
     return {"questions": train_cost.count_questions(rows), "stages": stages}
 
@@ -41,11 +49,11 @@ def test_the_fast_schedule_takes_less_than_an_eighth_of_the_references_flops(cou
 
 
 def test_encoding_is_about_half_of_the_references_cost_as_at_full_size(counts):
-    assert 0.4 < train_cost.summary(counts, "small")["vision_share_of_reference"] < 0.6
+    assert 0.4 < train_cost.summary(counts, "tiny")["vision_share_of_reference"] < 0.6
 
 
 def test_the_page_has_the_ratio_of_each_schedule_and_the_passport(counts):
-    result = train_cost.summary(counts, "small")
+    result = train_cost.summary(counts, "tiny")
     result["passport"] = {
         "command": "python -m benchmarks.train_cost", "seed": 0, "created": "2026-01-01T00:00:00Z",
         "versions": {"pvchat": "1", "torch": "2"}, "hardware": {"cpu": "cpu", "cores": 2, "gpus": []},
@@ -64,7 +72,7 @@ def test_both_schedules_ask_every_question_once_an_epoch_and_stay_level():
         asked = sorted((row["video_id"], q) for batch in own for row in batch for q in row["qa"])
         assert asked == [(row["video_id"], q) for row in rows for q in row["qa"]]
     assert all(len(batch) == 2 for batch in batches["reference"])
-    order = [name for name, _ in in_turn(batches)]
+    order = [name for name, _ in merged_steps(batches)]
     assert order.count("reference") == 9 and order.count("ours") == 4
     assert order[-2:].count("ours") == 1  # the last steps of both come last
 

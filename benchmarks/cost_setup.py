@@ -48,14 +48,14 @@ TINY = {
         "has_text_branch": False,
         "routing_start_layer": 2,
     },
-    "text_config": {  # narrow heads in a wide model: attention over 18 questions in a row would cost too much else
+    "text_config": {  # few and narrow heads, or attention over 18 questions in a row would cost too much
         "model_type": "mistral",
-        "hidden_size": 512,
-        "intermediate_size": 1792,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 4,
+        "hidden_size": 256,
+        "intermediate_size": 896,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
         "num_key_value_heads": 1,
-        "head_dim": 32,
+        "head_dim": 16,
         "sliding_window": None,
     },
 }

@@ -1,12 +1,14 @@
 """Balanced accuracy against training time: how many questions may share a step, and at which learning rates?
 
     python -m benchmarks.convergence --workers 2 --write docs/results
-    python -m benchmarks.convergence --people 1
+    python -m benchmarks.convergence --people 1 --start base
 
 People of a cast of their own (not those that scores are published for) are learned by several schedules. In each,
 every clip brings as many questions; a training pauses at fixed shares of them, answers the existence questions of the
-test split, and goes on. Time is that of the processor inside optimiser steps, of one thread: encoding clips, pauses
-and other work on the machine are left out. Curves that are finished are kept in the work folder.
+test split, and goes on. Subject tokens start from the reference clip, as the embedded base has it, or from the base's
+own, as in the paper, where all that is known about the person has to be learned. Time is that of the processor inside
+optimiser steps, of one thread: encoding clips, pauses and other work on the machine are left out. Curves that are
+finished are kept in the work folder.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,11 +69,17 @@ class Setting(NamedTuple):
 
 SETTINGS = (
     Setting(1, 2, 0.3),  # the reference's step
+    Setting(1, 2, 1),
     Setting(6, 4, 1),  # the embedded base's
     Setting(6, 4, 3),
+    Setting(6, 4, 10),
     Setting(18, 4, 1),
     Setting(18, 4, 3),
 )
+STARTS = {  # values of `AdapterSettings.subject_init`
+    "reference": "what the base says about the reference clip",
+    "base": "the base's own, which know nobody",
+}
 
 
 class Pauses(TrainerCallback):
@@ -97,10 +106,10 @@ class Pauses(TrainerCallback):
             self.points.append({"seconds": self.seconds} | self.ask())
 
 
-def curve(work: tuple[Setting, Subject], folder: Path, seed: int) -> list[dict[str, float]]:
+def curve(work: tuple[str, Setting, Subject], folder: Path, seed: int) -> list[dict[str, float]]:
     """One training: `seconds`, `balanced_accuracy` and `auroc` before the first step and at each pause."""
-    setting, subject = work
-    path = folder / "curves" / f"{subject.key}-{setting.title}-seed {seed}.json"
+    start, setting, subject = work
+    path = folder / "curves" / f"{subject.key}-{start}-{setting.title}-seed {seed}.json"
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))
     base, processor = load_base(str(EMBEDDED_BASE))
@@ -109,7 +118,8 @@ def curve(work: tuple[Setting, Subject], folder: Path, seed: int) -> list[dict[s
     model = build_subject_model(base, shape, seed)
     dataset = subject.dataset()
     videos = dataset.split("train")
-    start_from_clips(model, processor, [video.path for video in videos if video.origin == "original"])
+    if start == "reference":
+        start_from_clips(model, processor, [video.path for video in videos if video.origin == "original"])
     inner = model.get_base_model().model
 
     def ask() -> dict[str, float]:
@@ -163,14 +173,16 @@ def means(curves: Sequence[list[dict[str, float]]]) -> list[dict[str, float]]:
     ]
 
 
-def figure(settings: dict[str, list[dict[str, float]]]) -> Figure:
-    """Balanced accuracy and AUROC over processor seconds, a line to each setting."""
+def figure(starts: dict[str, dict[str, Any]]) -> Figure:
+    """Balanced accuracy and AUROC over processor seconds: a row to each start, a line to each setting."""
     with matplotlib.rc_context(figures.STYLE):
-        drawn = Figure(figsize=(10, 4), layout="constrained")
-        for axes, name in zip(drawn.subplots(1, 2), ("balanced_accuracy", "auroc"), strict=True):
-            for title, points in settings.items():
-                axes.plot([p["seconds"] for p in points], [p[name] for p in points], marker="o", ms=3, label=title)
-            axes.set(xlabel="processor seconds in optimiser steps", ylabel=name.replace("_", " "), xscale="symlog")
+        drawn = Figure(figsize=(10, 3.6 * len(starts)), layout="constrained")
+        for row, (start, found) in zip(drawn.subplots(len(starts), 2, squeeze=False), starts.items(), strict=True):
+            for axes, name in zip(row, ("balanced_accuracy", "auroc"), strict=True):
+                for title, points in found["settings"].items():
+                    axes.plot([p["seconds"] for p in points], [p[name] for p in points], marker="o", ms=3, label=title)
+                axes.set(xlabel="processor seconds in optimiser steps", ylabel=name.replace("_", " "))
+                axes.set(title=f"start: {start}", xscale="symlog")
         axes.legend(title="questions x clips of a step", fontsize="small")
     return drawn
 
@@ -186,19 +198,23 @@ def markdown(result: dict[str, Any]) -> str:
         "",
         f"Means of {config['people']} people of a cast of their own (seed {CAST_SEED}). Every clip brings "
         f"{PASSES['1']} questions in the image stage and {PASSES['2']} in the video stage; columns are shares of the "
-        f"latter. Rates: times those of the embedded base.",
-        "",
-        "| questions x clips of a step | seconds | balanced accuracy: " + " | ".join(heads) + " | AUROC at the end |",
-        "|---" * (len(heads) + 3) + "|",
+        "latter. Rates: times those of the embedded base. Seconds: processor time of one thread in optimiser steps, to "
+        "the end.",
     ]
-    for title, points in result["settings"].items():
-        cells = [f"{point['balanced_accuracy']:.3f}" for point in points]
-        lines.append(f"| {title} | {points[-1]['seconds']:.0f} | {' | '.join(cells)} | {points[-1]['auroc']:.3f} |")
+    for start, found in result["starts"].items():
+        lines += [
+            "",
+            f"## Subject tokens start from {STARTS[start]}",
+            "",
+            f"| questions x clips of a step | seconds | balanced accuracy: {' | '.join(heads)} | AUROC at the end |",
+            "|---" * (len(heads) + 3) + "|",
+        ]
+        for title, points in found["settings"].items():
+            cells = " | ".join(f"{point['balanced_accuracy']:.3f}" for point in points)
+            lines.append(f"| {title} | {points[-1]['seconds']:.0f} | {cells} | {points[-1]['auroc']:.3f} |")
     lines += [
         "",
         "![Balanced accuracy and AUROC over processor seconds](convergence.png)",
-        "",
-        "Seconds: processor time of one thread in optimiser steps, to the end.",
         "",
         "A demonstrator and a test bench: these numbers say nothing about real people.",
     ]
@@ -213,6 +229,7 @@ def start_worker(threads: int) -> None:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser("convergence", __doc__, "convergence.{json,md,png}")
     parser.add_argument("--people", type=int, default=2, help="cast members (default: 2)")
+    parser.add_argument("--start", choices=STARTS, help="of the subject tokens (default: one after the other)")
     parser.add_argument("--seed", type=int, default=0, help="of training (default: 0)")
     parser.add_argument("--out", type=Path, default=Path("runs/convergence"), help="work folder")
     parser.add_argument("--workers", type=int, default=1, help="trainings at a time, of one thread each (default: 1)")
@@ -222,27 +239,29 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     calm_libraries()
-    curves: dict[str, list] = {setting.title: [] for setting in SETTINGS}
+    starts = [args.start] if args.start else list(STARTS)
+    curves: dict[str, dict[str, list]] = {start: {setting.title: [] for setting in SETTINGS} for start in starts}
     with ProcessPoolExecutor(args.workers, get_context("spawn"), start_worker, (1,)) as pool:
         build = partial(build_subject, folder=args.out, seed=CAST_SEED)
         subjects = list(pool.map(build, cast(args.people, seed=CAST_SEED)))
-        work = [(setting, subject) for setting in SETTINGS for subject in subjects]
-        for (setting, subject), points in zip(
-            work, pool.map(partial(curve, folder=args.out, seed=args.seed), work), strict=True
-        ):
-            curves[setting.title].append(points)
+        work = list(product(starts, SETTINGS, subjects))
+        learn = partial(curve, folder=args.out, seed=args.seed)
+        for (start, setting, subject), points in zip(work, pool.map(learn, work), strict=True):
+            curves[start][setting.title].append(points)
             last = " ".join(f"{point['balanced_accuracy']:.3f}" for point in points)
-            print(f"{setting.title:>24} {subject.name:>7} {last}", file=sys.stderr, flush=True)
+            print(f"{start:>10} {setting.title:>20} {subject.name:>7} {last}", file=sys.stderr, flush=True)
     config = {"people": args.people, "cast": CAST_SEED, "passes": PASSES, "threads": 1, "workers": args.workers}
     config |= {"base": EMBEDDED_BASE.name, "settings": merged_settings(base_settings(EMBEDDED_BASE))}
     result = {
-        "settings": {title: means(own) for title, own in curves.items()},
-        "curves": curves,
+        "starts": {
+            start: {"settings": {title: means(each) for title, each in own.items()}, "curves": own}
+            for start, own in curves.items()
+        },
         "passport": passport(command_line("convergence", argv), config, args.seed),
     }
     publish(result, markdown(result), "convergence", args)
     if args.write:
-        figure(result["settings"]).savefig(args.write / "convergence.png", dpi=110)
+        figure(result["starts"]).savefig(args.write / "convergence.png", dpi=110)
     return 0
 
 

@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import convergence
-from benchmarks.convergence import SETTINGS, SHARES, Pauses, Setting
+from benchmarks.convergence import SETTINGS, SHARES, STARTS, Pauses, Setting
 from benchmarks.schedules import PASSES, REFERENCE_RATE, schedule, table
 from pvchat.evaluation.ablation.variants import FULL, tables_for
 from pvchat.session import EMBEDDED_BASE
+from pvchat.trainers.adapter import SUBJECT_INITS
 from pvchat.trainers.collator import questions_of_epoch
 from pvchat.trainers.config import GROUPS
 from pvchat.trainers.run import base_settings, check_settings, merged_settings
@@ -81,7 +82,11 @@ def test_the_page_has_the_mean_of_all_people_at_every_pause():
         "config": {"people": 2}, "versions": {"pvchat": "1", "torch": "2"},
         "hardware": {"cpu": "cpu", "cores": 2, "gpus": []},
     }  # fmt: skip
-    settings = {title: convergence.means([curve(1.0), curve(0.8)])}
-    page = convergence.markdown({"settings": settings, "passport": passport})
-    assert f"| {title} | 40 | 0.400 | 0.500 | 0.600 | 0.700 | 0.800 | 0.900 |" in page
-    assert len(convergence.figure(settings).axes) == 2
+    starts = {start: {"settings": {title: convergence.means([curve(1.0), curve(0.8)])}} for start in STARTS}
+    page = convergence.markdown({"starts": starts, "passport": passport})
+    assert page.count(f"| {title} | 40 | 0.400 | 0.500 | 0.600 | 0.700 | 0.800 | 0.900 |") == 2
+    assert len(convergence.figure(starts).axes) == 4
+
+
+def test_the_starts_that_are_compared_are_those_of_an_adapter():
+    assert sorted(STARTS) == sorted(SUBJECT_INITS)

@@ -198,8 +198,8 @@ def markdown(result: dict[str, Any]) -> str:
         "",
         f"Means of {config['people']} people of a cast of their own (seed {CAST_SEED}). Every clip brings "
         f"{PASSES['1']} questions in the image stage and {PASSES['2']} in the video stage; columns are shares of the "
-        "latter. Rates: times those of the embedded base. Seconds: processor time of one thread in optimiser steps, to "
-        "the end.",
+        "latter. Rates: times those of the embedded base. Seconds: processor time of one thread in optimiser steps, "
+        "to the end.",
     ]
     for start, found in result["starts"].items():
         lines += [

@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from .files import write_json
-from .runs import Run, check_run_folder, personalize, stage_bars
+from .run_folder import Run, check_run_folder
+from .runs import personalize, stage_bars
 
 ASSETS = Path(__file__).parent / "assets" / "demo"
 NAME = "<Nz>"

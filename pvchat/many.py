@@ -10,7 +10,6 @@ A run that fails costs no other one. Finished runs are kept as they are, and unf
 
 from __future__ import annotations
 
-import json
 import shutil
 import socket
 import time
@@ -22,6 +21,7 @@ from typing import Any
 
 from .errors import PVChatError
 from .passport import usable_cores
+from .run_folder import run_state
 from .subject_list import Entry
 from .workers import check_engine, run_all
 
@@ -134,7 +134,7 @@ def personalize_many(
 
 
 def _learn_all(jobs: list[Job], plan: Plan, engine: str, workers: int, progress: Progress) -> list[Outcome]:
-    galleries = _shared_galleries([job for job in jobs if _state(job.folder) != "finished"], plan)
+    galleries = _shared_galleries([job for job in jobs if run_state(job.folder) != "finished"], plan)
     for done, (number, _) in enumerate(run_all(look_at_gallery, galleries, engine, workers), 1):
         progress("galleries", done, len(galleries), galleries[number][0].name)
     found: dict[int, Outcome] = {}
@@ -176,7 +176,6 @@ def learn(job: Job) -> Outcome:
             seed=plan.seed,
             command=plan.command,
         )
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except PVChatError as error:
         return Outcome(name, str(folder), "failed", _since(start), error=" ".join(str(error).split()))
     except Exception as error:
@@ -190,7 +189,7 @@ def learn(job: Job) -> Outcome:
         "kept" if run.kept else "learned",
         _since(start),
         None if run.scores is None else run.scores["existence"]["balanced_accuracy"],
-        record["hashes"]["adapter"],
+        run.hashes["adapter"],
     )
 
 
@@ -221,7 +220,7 @@ def check(job: Job) -> dict[str, Any]:
     from .runs import known_consent
 
     entry, recipe = job.entry, get_recipe(job.plan.recipe)
-    found: dict[str, Any] = {"name": entry.name, "run": str(job.folder), "state": _state(job.folder)}
+    found: dict[str, Any] = {"name": entry.name, "run": str(job.folder), "state": run_state(job.folder)}
     found |= {"seconds": None, "gallery": None, "problem": None}
     try:
         consent = known_consent(subject_arguments(job)["consent"], entry.reference)
@@ -276,16 +275,6 @@ def _shared_galleries(jobs: Sequence[Job], plan: Plan) -> list[tuple[Path, Plan]
         return []
     folders = [job.entry.gallery for job in jobs if job.entry.gallery is not None]
     return [(folder, plan) for folder in dict.fromkeys(folders) if folders.count(folder) > 1]
-
-
-def _state(folder: Path) -> str:
-    if not folder.exists():
-        return "new"
-    try:
-        state = json.loads((folder / "run.json").read_text(encoding="utf-8"))["state"]
-    except (OSError, ValueError, KeyError):
-        return "unfinished"
-    return "finished" if state == "finished" else "unfinished"
 
 
 def _absolute(name: str | None) -> str | None:

@@ -2,8 +2,7 @@
 
     runs/<name>/{subject.json, dataset/, stage1/, stage2/, adapter/, report/, run.json}
 
-`run.json` is the run's passport. A folder that is not a run is never touched, and the same call on an unfinished run
-goes on where it stopped.
+The same call on an unfinished run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,30 +20,8 @@ from typing import Any
 from .errors import PVChatError
 from .files import write_json
 from .passport import passport
+from .run_folder import PASSPORT, RUN_FORMAT, Run, check_run_folder, finished_run
 from .session import EMBEDDED_BASE
-
-RUN_FORMAT = 1
-PARTS = {"dataset", "gallery", "test"}  # what a run folder may hold before its passport is written
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run: its folder, seconds by part, and the content of `scores.json` (None without a test split).
-
-    kept: it had been finished before, and nothing was done.
-    """
-
-    folder: Path
-    seconds: dict[str, float]
-    scores: dict[str, Any] | None
-    kept: bool = False
-
-    @property
-    def adapter(self) -> Path:
-        return self.folder / "adapter"
-
-    def to_json(self) -> dict[str, Any]:
-        return {"run": str(self.folder), "seconds": self.seconds, "scores": self.scores}
 
 
 def personalize(
@@ -146,7 +122,7 @@ def personalize(
         return run
     write_json(folder / "subject.json", spec.to_json() | spec.file_names())
     record = {"format": RUN_FORMAT, "inputs": inputs, **passport(command or "pvchat.personalize()", inputs, seed)}
-    write_json(folder / "run.json", record | {"state": "unfinished", "hashes": hashes, "seconds": {}})
+    write_json(folder / PASSPORT, record | {"state": "unfinished", "hashes": hashes, "seconds": {}})
     train_subject(
         base,
         dataset,
@@ -174,9 +150,9 @@ def personalize(
     seconds = timer.total()
     adapter = (folder / "adapter" / "adapter_model.safetensors").read_bytes()
     hashes["adapter"] = hashlib.sha256(adapter).hexdigest()
-    write_json(folder / "run.json", record | {"state": "finished", "hashes": hashes, "seconds": seconds})
+    write_json(folder / PASSPORT, record | {"state": "finished", "hashes": hashes, "seconds": seconds})
     write_adapter_card(folder / "adapter")
-    return Run(folder, seconds, scores)
+    return Run(folder, seconds, hashes, scores)
 
 
 def build(
@@ -349,48 +325,6 @@ def _writer(base: str | Path):
     from .session import VLMWriter
 
     return VLMWriter(base)
-
-
-def check_run_folder(folder: Path, inputs: dict[str, Any] | None = None) -> None:
-    """A run folder is new, or holds a run (of these inputs, if given).
-
-    Raises:
-        PVChatError: it is a file, or holds something else, a run of another version or of other inputs.
-    """
-    advice = "pass --out with a new folder."
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise PVChatError(f"The run folder {folder} is a file; {advice}")
-    run = folder / "run.json"
-    if not run.exists():
-        others = sorted({p.name for p in folder.iterdir()} - PARTS)
-        if others:
-            raise PVChatError(f"The folder {folder} holds something else ({others[0]}); {advice}")
-        return
-    try:
-        record = json.loads(run.read_text(encoding="utf-8"))
-        before, version = record["inputs"], record["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise PVChatError(f"{run} is not the passport of a run; {advice}") from error
-    if version != RUN_FORMAT:
-        raise PVChatError(f"{folder} was made by another version (format {version}); {advice}")
-    now = json.loads(json.dumps(before if inputs is None else inputs))
-    changed = sorted(key for key in now if before.get(key) != now[key])
-    if changed:
-        raise PVChatError(f"{folder} is a run of other inputs ({', '.join(changed)} differ); {advice}")
-
-
-def finished_run(folder: Path, dataset_hash: str) -> Run | None:
-    """The finished run in this folder, if it was learned from this dataset. Its inputs have been checked."""
-    try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        report = folder / "report" / "scores.json"
-        scores = json.loads(report.read_text(encoding="utf-8")) if report.exists() else None
-    except (OSError, ValueError):
-        return None
-    same = record["state"] == "finished" and record["hashes"]["dataset"] == dataset_hash
-    return Run(folder, record["seconds"], scores, kept=True) if same else None
 
 
 class _Timer:

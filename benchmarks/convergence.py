@@ -32,10 +32,10 @@ import torch
 from matplotlib.figure import Figure
 from transformers import TrainerCallback
 
+from pvchat.base_model import load_base
 from pvchat.cli import calm_libraries
 from pvchat.dataset_builder.cartoon import cast
 from pvchat.evaluation import figures
-from pvchat.evaluation.ablation.jobs import load_base
 from pvchat.evaluation.ablation.subjects import Subject, build_cast_dataset
 from pvchat.evaluation.metrics import existence_scores
 from pvchat.evaluation.runner import Asking

@@ -27,9 +27,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from .errors import MissingBackendError, PVChatError, first_line, no_model
+from .base_model import load_base
+from .errors import MissingBackendError, PVChatError, no_model
 from .hub import subject_folder
-from .modeling_pvchat import PVChatForConditionalGeneration, PVChatProcessor
+from .modeling_pvchat import PVChatProcessor
 
 EMBEDDED_BASE = Path(__file__).parent / "assets" / "pvchat-cartoon"
 MAX_NEW_TOKENS = 96  # an answer of the datasets has 5 to 50 tokens
@@ -98,18 +99,8 @@ class VideoChat:
             if base is None and "/" in record.base["id"]:
                 base, revision = record.base["id"], record.base.get("revision")
         base = EMBEDDED_BASE if base is None else base
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = torch.bfloat16 if device == "cuda" else torch.float32
-        try:
-            processor = PVChatProcessor.from_pretrained(base, revision=revision)
-            model = PVChatForConditionalGeneration.from_pretrained(base, revision=revision, dtype=dtype).to(device)
-        except ImportError as error:
-            raise MissingBackendError(
-                f"{base} needs a package that is missing ({first_line(error)}); for weights in 4 bits: "
-                f"pip install 'pvchat[quant]'."
-            ) from error
-        except (OSError, ValueError) as error:
-            raise no_model(base, error) from error
+        model, processor = load_base(base, revision)
+        model = model.to("cuda" if torch.cuda.is_available() else "cpu")
         if record is None:
             return cls(model, processor)
         return cls(load_subject_adapter(model, adapter), processor, record.subject)

@@ -1,10 +1,4 @@
-"""The list of people that `pvchat personalize-many` learns, a YAML file:
-
-    - name: <Nz>
-      reference: nz.mp4
-      gallery: others/
-      consent: nz.json
-    - {name: <Ada>, reference: ada.mp4, gallery: others/, consent: ada.json, test: ada-test/, noun: woman}
+"""The list of people that `pvchat personalize-many` learns, a YAML file (the command's help has an example).
 
 Fields are those of `pvchat personalize`; `name` and `reference` are required. Paths are meant from the file's folder.
 """

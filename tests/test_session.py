@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from pvchat.base_model import load_base
 from pvchat.errors import MissingBackendError, PVChatError
 from pvchat.session import Conversation, VideoChat, VLMWriter
 from tests.tiny import SUBJECT, tiny_base, tiny_clip, tiny_model, tiny_processor
@@ -173,16 +174,17 @@ def test_a_base_in_four_bits_names_the_package_that_it_needs(tmp_path, monkeypat
     quantised = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     (folder / "config.json").write_text(json.dumps(config | {"quantization_config": quantised}))
     monkeypatch.setattr("transformers.quantizers.quantizer_bnb_4bit.is_bitsandbytes_available", lambda *_: False)
-    with pytest.raises(MissingBackendError, match=r"bitsandbytes.*pip install 'pvchat\[quant\]'") as error:
-        VideoChat.from_pretrained(folder)
-    assert "\n" not in str(error.value)
+    for load in (VideoChat.from_pretrained, load_base):
+        with pytest.raises(MissingBackendError, match=r"bitsandbytes.*pip install 'pvchat\[quant\]'") as error:
+            load(folder)
+        assert "\n" not in str(error.value)
 
 
 def test_a_reason_without_words_is_named_by_its_kind(tmp_path, monkeypatch):
     def fail(*words, **options):
         raise OSError
 
-    monkeypatch.setattr("pvchat.session.PVChatProcessor.from_pretrained", fail)
+    monkeypatch.setattr("pvchat.base_model.PVChatProcessor.from_pretrained", fail)
     with pytest.raises(PVChatError, match=r"No PVChat model could be loaded from .* \(OSError\)"):
         VideoChat.from_pretrained(tmp_path)
 

@@ -20,7 +20,6 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from filelock import FileLock
 from peft import set_peft_model_state_dict
@@ -29,6 +28,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 from transformers.utils import cached_file
 
+from ..base_model import load_base
 from ..errors import PVChatError, no_model
 from ..files import write_json
 from ..modeling_pvchat.modeling_pvchat import PVChatForConditionalGeneration
@@ -88,18 +88,14 @@ def train_subject(
     Raises:
         PVChatError: unknown stage or setting, no training questions, a base that does not fit, or a stage 1 in `out`
             that belongs to another run.
+        MissingBackendError: the base's weights are in 4 bits and bitsandbytes is not installed.
     """
     out = Path(out)
     settings = merged_settings(base_settings(base), settings or {})
     check_settings(settings, stages)
     shape = AdapterSettings(**{"profile": profile, "routing": routing} | settings["adapter"])
     if isinstance(base, str | Path):
-        dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-        try:
-            processor = PVChatProcessor.from_pretrained(base)
-            base = PVChatForConditionalGeneration.from_pretrained(base, dtype=dtype)
-        except (OSError, ValueError) as error:
-            raise no_model(base, error) from error
+        base, processor = load_base(base)
     elif processor is None:
         raise PVChatError("Pass the processor along with a loaded model, or the folder of both.")
     dtype = base.dtype  # what the adapter will run in, so its file needs no more

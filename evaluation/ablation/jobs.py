@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...base_model import load_base
 from ...files import write_json
-from ...modeling_pvchat import PVChatForConditionalGeneration, PVChatProcessor
 from ...session import VideoChat
 from ...trainers.adapter import load_subject_adapter
 from ...trainers.run import base_settings, hash_of, merged_settings, train_subject
@@ -83,12 +83,10 @@ def finished(job: Job) -> dict[str, Any] | None:
     return result if result.get("key") == job.key else None
 
 
-def load_base(base: str, subject_tokens: int | None = None):
+def load_base_with(base: str, subject_tokens: int | None):
     """A base and its processor, with another number of subject tokens if one is given."""
-    on_gpu = torch.cuda.is_available()
-    model = PVChatForConditionalGeneration.from_pretrained(base, dtype=torch.bfloat16 if on_gpu else torch.float32)
-    model = model.to("cuda" if on_gpu else "cpu")
-    processor = PVChatProcessor.from_pretrained(base)
+    model, processor = load_base(base)
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     if subject_tokens is not None:
         set_subject_tokens(model, processor, subject_tokens)
     return model, processor
@@ -107,7 +105,7 @@ def run_job(job: Job) -> dict[str, Any]:
     dataset = job.subject.dataset()
     part = with_origins(dataset, variant.origins)
     settings = merged_settings(base_settings(job.base), job.settings, variant.settings)
-    base, processor = load_base(job.base, variant.subject_tokens)
+    base, processor = load_base_with(job.base, variant.subject_tokens)
     start = time.perf_counter()
     adapter = train_subject(
         base,
@@ -122,7 +120,7 @@ def run_job(job: Job) -> dict[str, Any]:
         features=job.features,
     )
     trained = time.perf_counter()
-    base, processor = load_base(job.base, variant.subject_tokens)
+    base, processor = load_base_with(job.base, variant.subject_tokens)
     chat = VideoChat(load_subject_adapter(base, adapter), processor, dataset.subject)
     lines = Asking(chat, dataset, job.folder, dataset.split("test"), progress=False).answers()
     rate = write_head_activation(chat, dataset, job.folder)["rate"]

@@ -22,16 +22,17 @@ from typing import Any
 
 import torch
 
+from ...base_model import load_base
 from ...dataset_builder import get_recipe
 from ...dataset_builder.cartoon import CastMember, cast
-from ...errors import PVChatError, no_model
+from ...errors import PVChatError
 from ...files import write_json, write_text
 from ...passport import passport
 from ...session import EMBEDDED_BASE
 from ...trainers.adapter import AdapterSettings, base_hash
 from ...trainers.run import base_settings, check_settings, merged_settings
 from ..scoring import read_lines
-from .jobs import Job, finished, load_base, run_job
+from .jobs import Job, finished, run_job
 from .subjects import Subject, build_cast_dataset, read_subjects
 from .tables import markdown, table_of
 from .variants import FULL, Table, tables_for
@@ -190,10 +191,7 @@ def run_study(
 
 def _about_base(study: Study) -> tuple[list[Table], str]:
     """The tables, which depend on the base's number of subject tokens, and the hash of its weights."""
-    try:
-        model, _ = load_base(study.checkpoint)
-    except (OSError, ValueError) as error:
-        raise no_model(study.checkpoint, error) from error
+    model, _ = load_base(study.checkpoint)
     return tables_for(study.tables, model.config.num_subject_tokens), base_hash(model)
 
 

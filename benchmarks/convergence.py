@@ -70,6 +70,9 @@ class Setting(NamedTuple):
 SETTINGS = (
     Setting(1, 2, 0.3),  # the reference's step
     Setting(1, 2, 1),
+    Setting(6, 1, 1),
+    Setting(18, 1, 1),
+    Setting(18, 1, 3),
     Setting(6, 4, 1),  # the embedded base's
     Setting(6, 4, 3),
     Setting(6, 4, 10),
@@ -176,14 +179,17 @@ def means(curves: Sequence[list[dict[str, float]]]) -> list[dict[str, float]]:
 def figure(starts: dict[str, dict[str, Any]]) -> Figure:
     """Balanced accuracy and AUROC over processor seconds: a row to each start, a line to each setting."""
     with matplotlib.rc_context(figures.STYLE):
-        drawn = Figure(figsize=(10, 3.6 * len(starts)), layout="constrained")
+        drawn = Figure(figsize=(11, 3.6 * len(starts)), layout="constrained")
         for row, (start, found) in zip(drawn.subplots(len(starts), 2, squeeze=False), starts.items(), strict=True):
             for axes, name in zip(row, ("balanced_accuracy", "auroc"), strict=True):
                 for title, points in found["settings"].items():
                     axes.plot([p["seconds"] for p in points], [p[name] for p in points], marker="o", ms=3, label=title)
                 axes.set(xlabel="processor seconds in optimiser steps", ylabel=name.replace("_", " "))
-                axes.set(title=f"start: {start}", xscale="symlog")
-        axes.legend(title="questions x clips of a step", fontsize="small")
+                axes.set_title(f"from {STARTS[start]}", fontsize="small")
+                axes.set_xscale("symlog", linthresh=10)
+        drawn.legend(
+            *axes.get_legend_handles_labels(), title="questions x clips\nof a step", loc="outside right upper"
+        )
     return drawn
 
 

@@ -35,6 +35,8 @@ from pvchat.modeling_pvchat.convert_pvchat import (
     to_reference_names,
 )
 from pvchat.push import push_model
+from pvchat.trainers.config import Stage2Config
+from pvchat.trainers.run import base_settings, check_settings, merged_settings
 from tests.authors import add_lora, authors_name, authors_state_dict, modern_peft
 from tests.tiny import randomised, tiny_clip, tiny_config, tiny_model, tiny_tokenizer
 
@@ -462,6 +464,15 @@ def test_a_base_without_subject_tokens_gets_the_same_ones_every_time(theirs, tok
         assert model.dtype == torch.bfloat16 and model.config.qformer_config.routing == "none"
         found.append(model.model.subject_tokens.weight)
     assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+
+
+def test_training_on_a_converted_base_takes_small_steps_and_recomputes(theirs, tokenizer, tmp_path):
+    convert_checkpoint(write_theirs(tmp_path / "theirs", theirs), tmp_path / "ours", tokenizer=tokenizer)
+    settings = merged_settings(base_settings(tmp_path / "ours"))
+    check_settings(settings, ("1", "2"))
+    args = Stage2Config(str(tmp_path / "out"), use_cpu=True, **settings["train"])
+    assert args.per_device_train_batch_size * args.gradient_accumulation_steps == 1
+    assert args.activation_checkpointing
 
 
 def test_a_checkpoint_of_the_training_script_keeps_its_row_of_the_subject(theirs, tokenizer, tmp_path):

@@ -392,6 +392,10 @@ def test_a_base_brings_its_own_settings_and_the_callers_count_more(base, dataset
     train_subject(folder, dataset, tmp_path / "b", stages=("1",), settings=changed)
     steps = [json.loads((tmp_path / name / "stage1" / "stage.json").read_text())["steps"] for name in "ab"]
     assert steps == [1, 2]
+    (folder / "training.json").write_text("{")
+    with pytest.raises(PVChatError, match="training.json is not JSON"):
+        train_subject(folder, dataset, tmp_path / "c")
+    assert not (tmp_path / "c").exists()
 
 
 @pytest.mark.parametrize(

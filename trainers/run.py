@@ -248,7 +248,10 @@ def base_settings(base: Any) -> dict[str, dict[str, Any]]:
         path = cached_file(base, BASE_SETTINGS_FILE, _raise_exceptions_for_missing_entries=False)
     except OSError as error:
         raise no_model(base, error) from error
-    return {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+    try:
+        return {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PVChatError(f"{path} is not JSON ({error}); mend it, or delete it for the default settings.") from error
 
 
 def merged_settings(*layers: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

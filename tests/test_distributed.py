@@ -155,7 +155,7 @@ def test_two_processes_end_with_the_weights_of_one(root, run):
     one, two = (load_file(root / name / "adapter" / "adapter_model.safetensors") for name in ("one", run))
     assert one.keys() == two.keys()
     for name, expected in one.items():
-        assert (expected - two[name]).abs().max() < 1e-6, name
+        assert (expected - two[name]).abs().max() < 1e-5, name  # a hundredth of a step: Adam divides noise by noise
 
 
 @pytest.mark.slow

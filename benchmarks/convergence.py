@@ -115,7 +115,7 @@ def curve(work: tuple[str, Setting, Subject], folder: Path, seed: int) -> list[d
     path = folder / "curves" / f"{subject.key}-{start}-{setting.title}-seed {seed}.json"
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))
-    base, processor = load_base(str(EMBEDDED_BASE))
+    base, processor = load_base(EMBEDDED_BASE)
     settings = merged_settings(base_settings(EMBEDDED_BASE), schedule(*setting))
     shape = AdapterSettings(**{"profile": "light"} | settings["adapter"])
     model = build_subject_model(base, shape, seed)

@@ -120,6 +120,13 @@ def get(url: str):
         return json.load(answer)
 
 
+def wait_until_idle(url: str, seconds: float = 60) -> None:
+    """A request is counted for a moment after its answer, or after its client has left."""
+    deadline = time.monotonic() + seconds
+    while get(f"{url}/health")["waiting"] and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
 def messages(video: str, *texts: str) -> list[dict]:
     """A conversation that opens with a video: question, answer, question, ..."""
     first = [{"type": "video_url", "video_url": {"url": video}}, {"type": "text", "text": texts[0]}]
@@ -274,9 +281,7 @@ def test_requests_made_from_the_schema_never_break_the_server(server):
 
         answered()
     assert statuses == {("GET", 200), ("GET", 404), ("POST", 200), ("POST", 400), ("POST", 404)}
-    deadline = time.monotonic() + 30  # the last request is counted for a moment after its answer
-    while get(f"{server[1]}/health")["waiting"] and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until_idle(server[1])
     assert get(f"{server[1]}/health")["waiting"] == 0
 
 
@@ -560,9 +565,7 @@ def test_a_client_that_leaves_stops_the_work(tmp_path):
         stream = client.chat.completions.create(model="Nz", messages=messages("one.mp4", "Who?"), stream=True)
         next(iter(stream))
         stream.close()
-        deadline = time.monotonic() + 60
-        while get(f"{url}/health")["waiting"] and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until_idle(url)
         assert engine.closed == 1 and get(f"{url}/health")["waiting"] == 0
 
 
